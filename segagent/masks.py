@@ -1,0 +1,122 @@
+"""Mask arithmetic over bool arrays (..., H, W): IoU, error regions, RLE, polygons, overlay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco
+
+from segagent.errors import MaskError
+
+OVERLAY_COLORS = {"green": (0, 255, 0), "blue": (0, 0, 255), "red": (255, 0, 0)}
+
+
+def _check(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape[-2:] != b.shape[-2:]:
+        raise MaskError(
+            f"Masks of {a.shape[-1]}×{a.shape[-2]} px and {b.shape[-1]}×{b.shape[-2]} px cannot be compared."
+        )
+
+
+def iou(a: np.ndarray, b: np.ndarray, ignore: np.ndarray | None = None) -> Any:
+    """Intersection over union of bool masks (..., H, W) → float, or (...) float64. Two empty masks: 1."""
+    _check(a, b)
+    union, inter = a | b, a & b
+    if ignore is not None:
+        union, inter = union & ~ignore, inter & ~ignore
+    if union.ndim == 2:
+        total = np.count_nonzero(union)
+        return float(np.count_nonzero(inter) / total) if total else 1.0
+    total = np.count_nonzero(union, axis=(-2, -1))
+    return np.where(total > 0, np.count_nonzero(inter, axis=(-2, -1)) / np.maximum(total, 1), 1.0)
+
+
+def error_regions(
+    mask: np.ndarray, target: np.ndarray, ignore: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(false negatives, false positives), both (..., H, W) bool; pixels of `ignore` are no error."""
+    _check(mask, target)
+    negatives, positives = target & ~mask, mask & ~target
+    if ignore is not None:
+        negatives, positives = negatives & ~ignore, positives & ~ignore
+    return negatives, positives
+
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) of the true pixels of a (H, W) mask, both corners inclusive; None where there are none."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not columns.size:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """COCO RLE of a (H, W) mask: {"size": [H, W], "counts": str}, ready for JSON."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def from_rle(rle: dict[str, Any]) -> np.ndarray:
+    """(H, W) bool from a COCO RLE, compressed (str or bytes counts) or not (a list of ints). Raises MaskError."""
+    try:
+        height, width = (int(n) for n in rle["size"])
+        counts = rle["counts"]
+        if isinstance(counts, list):
+            if sum(counts) != height * width:
+                raise MaskError(f"The RLE's counts add up to {sum(counts)}, not to {height}×{width}.")
+            rle = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        else:
+            counts = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+            rle = {"size": [height, width], "counts": counts}
+        return coco.decode(rle).astype(bool)
+    except MaskError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise MaskError(f"Not a COCO RLE (a dict with size [height, width] and counts): {error!r}.") from error
+
+
+def to_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[list[float]]:
+    """COCO polygons [x0, y0, x1, y1, …] of a (H, W) mask's outer contours, in pixels; holes are not representable.
+
+    `tolerance` (px) simplifies by Douglas–Peucker. A region too small for three corners becomes its pixels' square.
+    """
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = []
+    for contour in contours:
+        if tolerance > 0:
+            contour = cv2.approxPolyDP(contour, tolerance, True)
+        points = contour[:, 0].astype(float)
+        if len(points) < 3:
+            (x0, y0), (x1, y1) = points.min(0) - 0.5, points.max(0) + 0.5
+            points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+        polygons.append([float(v) for v in points.ravel()])
+    return polygons
+
+
+def from_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the union of COCO polygons (pycocotools' merge); `size` is (height, width)."""
+    height, width = size
+    try:
+        rles = coco.frPyObjects([list(map(float, p)) for p in polygons if len(p) >= 6], height, width)
+        return coco.decode(coco.merge(rles)).astype(bool) if rles else np.zeros(size, bool)
+    except (TypeError, ValueError) as error:
+        raise MaskError(f"Not COCO polygons (lists of x, y pairs): {error!r}.") from error
+
+
+def overlay(
+    image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int] | str = "green", alpha: float = 0.5
+) -> np.ndarray:
+    """The image (H, W, 3) uint8 with the mask (H, W) blended on: alpha · colour + (1 − alpha) · image, rounded.
+
+    Paper, section 3.2: semi-transparent green, alpha 0.5.
+    """
+    _check(image[..., 0], mask)
+    rgb = OVERLAY_COLORS[color] if isinstance(color, str) else color
+    table = np.stack([np.rint(np.arange(256) * (1 - alpha) + channel * alpha) for channel in rgb], axis=-1)
+    table = np.clip(table, 0, 255).astype(np.uint8)
+    painted = image.copy()
+    for channel in range(3):
+        np.copyto(painted[..., channel], table[..., channel][image[..., channel]], where=mask)
+    return painted
