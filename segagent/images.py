@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import struct
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from segagent.errors import ImageError, MaskError, SegAgentError
 from segagent.masks import from_rle
@@ -21,9 +21,19 @@ from segagent.types import as_mask, read_only
 # Below the size at which Pillow suspects a decompression bomb (89.5 million pixels), so that it is this limit that speaks.
 MAX_PIXELS = 89_000_000
 # Pillow would also run Ghostscript on an uploaded EPS, and knows formats that no camera or drawing program writes.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
-# What Pillow's decoders raise on a damaged file (found by damaging files of each format).
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+# What Pillow's decoders raise on a damaged file (RuntimeError: AVIF's).
+_DAMAGED = (OSError, ValueError, SyntaxError, RuntimeError)
+_ORIENTATION = 0x0112  # the EXIF tag, and what puts a picture of each of its values upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(source: Any) -> np.ndarray:
@@ -52,9 +62,9 @@ def load_mask(source: Any, size: tuple[int, int] | None = None, threshold: float
     width) that the mask must have. Raises MaskError.
     """
     if isinstance(source, dict):
-        return as_mask(from_rle(_rle_in(source)), size)
+        return as_mask(_mask_of_rle(source), size)
     if isinstance(source, str | PathLike) and fspath(source).lower().endswith(".json"):
-        return as_mask(from_rle(_rle_in(_read_json(Path(source)))), size)
+        return as_mask(_mask_of_rle(_read_json(Path(source))), size)
     if _is_array(source):
         values = np.asarray(source)
     else:
@@ -113,7 +123,9 @@ def _open(source: Any, noun: str, error: type[SegAgentError]) -> Image.Image:
     if width * height == 0:
         raise error(f"The {noun} has no pixels: it is {width}×{height} px.")
     picture.load()
-    return ImageOps.exif_transpose(picture)
+    # Not ImageOps.exif_transpose: it writes the metadata anew and fails where a camera wrote them badly.
+    turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -153,7 +165,7 @@ def _uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array * np.uint8(255)
     if array.dtype == np.uint16:
-        return np.rint(array / 257).astype(np.uint8)
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.integer) and not np.issubdtype(array.dtype, np.floating):
         raise ImageError(f"An image array holds numbers; got {array.dtype}.")
     highest = 255 if np.issubdtype(array.dtype, np.integer) else 1
@@ -184,12 +196,12 @@ def _one_channel(values: np.ndarray) -> np.ndarray:
     if values.ndim == 3 and values.shape[2] == 3:
         if (values == values[..., :1]).all():
             return values[..., 0]
-        colors = np.unique(values.reshape(-1, 3), axis=0)
-        if len(colors) > 2 or colors[0].any():
+        painted = values.any(axis=2)
+        if painted.all() or (values[painted] != values[painted][0]).any():
             raise MaskError(
-                f"The mask has {len(colors)} colours: paint the object in one colour on black, or save it as black and white."
+                "The mask has several colours: paint the object in one colour on black, or save it as black and white."
             )
-        return values.any(axis=2)
+        return painted
     if values.ndim == 3 and values.shape[2] == 1:
         return values[..., 0]
     if values.ndim != 2 or 0 in values.shape:
@@ -221,10 +233,17 @@ def _read_json(path: Path) -> Any:
         raise MaskError(f"The mask {str(path)!r} is no JSON: {failure}.") from failure
 
 
-def _rle_in(value: Any) -> dict[str, Any]:
-    """The COCO RLE itself, or the one under "mask" (this package's results) or "segmentation" (a COCO annotation)."""
-    if isinstance(value, dict):
-        for candidate in (value, value.get("mask"), value.get("segmentation")):
-            if isinstance(candidate, dict) and "counts" in candidate:
-                return candidate
+def _mask_of_rle(value: Any) -> np.ndarray:
+    """(H, W) bool of the COCO RLE itself, or of that under "mask" (this package's results) or "segmentation" (COCO's)."""
+    candidates = (value, value.get("mask"), value.get("segmentation")) if isinstance(value, dict) else ()
+    for rle in candidates:
+        if isinstance(rle, dict) and "counts" in rle:
+            size = rle.get("size")
+            if (
+                isinstance(size, list | tuple)
+                and all(isinstance(n, int) for n in size)
+                and math.prod(size) > MAX_PIXELS
+            ):
+                raise MaskError(f"The mask has over {MAX_PIXELS:,} pixels: scale it down first.")
+            return from_rle(rle)
     raise MaskError('No COCO RLE there: give {"size": [height, width], "counts": …}.')
