@@ -64,17 +64,44 @@ def from_rle(rle: dict[str, Any]) -> np.ndarray:
         height, width = (int(n) for n in rle["size"])
         counts = rle["counts"]
         if isinstance(counts, list):
-            if sum(counts) != height * width:
-                raise MaskError(f"The RLE's counts add up to {sum(counts)}, not to {height}×{width}.")
-            rle = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+            total = sum(int(n) for n in counts)
         else:
             counts = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
-            rle = {"size": [height, width], "counts": counts}
-        return coco.decode(rle).astype(bool)
+            total = _total(counts)
+        # pycocotools neither checks this nor clears what it decodes into: what short counts do not reach is chance.
+        if min(height, width) < 1 or total != height * width:
+            raise MaskError(f"The RLE's counts add up to {total}, not to {height}×{width}.")
+        if isinstance(counts, list):
+            return coco.decode(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)).astype(
+                bool
+            )
+        return coco.decode({"size": [height, width], "counts": counts}).astype(bool)
     except MaskError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MaskError(f"Not a COCO RLE (a dict with size [height, width] and counts): {error!r}.") from error
+
+
+def _total(counts: bytes) -> int:
+    """How many pixels the runs of a compressed RLE cover. Raises ValueError where they are no such runs.
+
+    A run is written in 5 bit chunks, low ones first, each a character from "0" with bit 5 set where more follow; from the
+    fourth run on it is the difference to the run before the last, so it may be negative.
+    """
+    chunks = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not chunks.size or chunks.min() < 0 or chunks.max() > 63 or chunks[-1] & 32:
+        raise ValueError("malformed counts")
+    ends = np.flatnonzero(chunks & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends + 1 - starts
+    if lengths.max() > 7:
+        raise ValueError("malformed counts")
+    place = 5 * (np.arange(chunks.size) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((chunks & 31) << place, starts) - np.where(chunks[ends] & 16, 1 << 5 * lengths, 0)
+    runs = np.concatenate([runs[:1], runs[1::2].cumsum(), runs[2::2].cumsum()])
+    if runs.min() < 0:
+        raise ValueError("malformed counts")
+    return int(runs.sum())
 
 
 def to_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[list[float]]:
