@@ -1,0 +1,22 @@
+"""Data: the procedural HRES-Synth, and readers of the public sets. Each loads at its first use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    **dict.fromkeys(("hres_synth", "make_scene", "expressions", "vocabulary"), "synth"),
+}
+__all__ = list(_WHERE)
+
+if TYPE_CHECKING:
+    from segagent.data.synth import expressions, hres_synth, make_scene, vocabulary
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'segagent.data' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"segagent.data.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
