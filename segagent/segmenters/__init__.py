@@ -1,0 +1,88 @@
+"""Interactive segmenters (F_iter), one file a back end, behind one Protocol. `load_segmenter` makes one from its name."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+from segagent.errors import SegmenterError
+from segagent.segmenters.base import EmbeddingCache, Prediction, Segmenter
+
+__all__ = ["EmbeddingCache", "Prediction", "Segmenter", "load_segmenter"]
+
+# name → module, class, what comes after "name:" (none where the back end has no weights). Imported at their first use.
+_BACK_ENDS = {
+    "grabcut": ("grabcut", "GrabCutSegmenter", ""),
+    "sam": ("sam", "SamSegmenter", "<repository or folder>"),
+    "segment-anything": ("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
+}
+# model_type of a transformers config.json → the back end that runs it
+_MODEL_TYPES = {
+    **dict.fromkeys(("sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_tracker_video"), "sam"),
+}
+
+
+def load_segmenter(name_or_path: str = "grabcut", **options: Any) -> Segmenter:
+    """The segmenter that a string names: a back end ("grabcut", "sam:facebook/sam-vit-base",
+    "segment-anything:vit_b:sam_vit_b.pth"), or a bare folder, repository or file of weights, whose kind is looked up.
+
+    `options` go to the back end's constructor. The result's `.reference` is the string that makes it again.
+    Raises SegmenterError.
+    """
+    name, _, path = str(name_or_path).strip().partition(":")
+    if name not in _BACK_ENDS:
+        name, path = _resolve(str(name_or_path).strip())
+    module, class_name, needs = _BACK_ENDS[name]
+    if bool(path) != bool(needs):
+        raise SegmenterError(
+            f"The segmenter {name_or_path!r} lacks its weights: write {name}:{needs}."
+            if needs
+            else f"The segmenter {name} has no weights to load: write {name} alone, not {name_or_path!r}."
+        )
+    back_end = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
+    return back_end.from_pretrained(path, **options) if path else back_end(**options)
+
+
+def _resolve(name_or_path: str) -> tuple[str, str]:
+    """(back end, what comes after its colon) of a bare folder, repository or file. Raises SegmenterError."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".pth", ".pt"):
+        size = next((s for s in ("vit_b", "vit_l", "vit_h") if s in path.name.lower()), None)
+        if size is None:
+            raise SegmenterError(f"Which model {path.name} is cannot be told from its name: write {_forms()}.")
+        return "segment-anything", f"{size}:{name_or_path}"
+    if name_or_path and path.is_dir():
+        config = path / "config.json"
+    elif name_or_path.count("/") == 1 and not path.is_absolute() and " " not in name_or_path:
+        config = _hub_config(name_or_path)
+    else:
+        raise SegmenterError(f"There is no segmenter named {name_or_path!r}: write {_forms()}.")
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise SegmenterError(f"{name_or_path} has no readable config.json: give a transformers checkpoint.") from error
+    if kind not in _MODEL_TYPES:
+        raise SegmenterError(
+            f"{name_or_path} holds a model of type {kind!r}; segmenters are of type {', '.join(sorted(_MODEL_TYPES))}."
+        )
+    return _MODEL_TYPES[kind], name_or_path
+
+
+def _hub_config(repository: str) -> Path:
+    """The config.json of a repository on the Hub, from the cache where it is there. Raises SegmenterError."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "config.json"))
+    except (OSError, ValueError) as error:  # the Hub's errors, those of the network and of malformed names
+        raise SegmenterError(
+            f"No segmenter {repository!r} here or on the Hub ({type(error).__name__}): write {_forms()}."
+        ) from error
+
+
+def _forms() -> str:
+    """The known back ends, as a reader would write them."""
+    forms = [f"{name}:{needs}" if needs else name for name, (_, _, needs) in _BACK_ENDS.items()]
+    return f"{', '.join(forms[:-1])} or {forms[-1]}"
