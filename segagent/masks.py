@@ -126,8 +126,10 @@ def from_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndar
     """(H, W) bool: the union of COCO polygons (pycocotools' merge); `size` is (height, width)."""
     height, width = size
     try:
-        rles = coco.frPyObjects([list(map(float, p)) for p in polygons if len(p) >= 6], height, width)
-        return coco.decode(coco.merge(rles)).astype(bool) if rles else np.zeros(size, bool)
+        kept = [list(map(float, p)) for p in polygons if len(p) >= 6]
+        if not kept:
+            return np.zeros(size, bool)
+        return coco.decode(coco.merge(coco.frPyObjects(kept, height, width))).astype(bool)
     except (TypeError, ValueError) as error:
         raise MaskError(f"Not COCO polygons (lists of x, y pairs): {error!r}.") from error
 
