@@ -1,0 +1,273 @@
+"""SegAgent: a policy that clicks, the segmenter it clicks on, and how the two run; loaded, saved and asked as one thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segagent.checkpoint import (
+    CONFIG,
+    SEGMENTER,
+    AgentConfig,
+    check_run,
+    find_checkpoint,
+    load_its_segmenter,
+    move_into,
+    read_config,
+    save_segmenter,
+    upload,
+)
+from segagent.environment import Environment, check_action
+from segagent.errors import CheckpointError, SegAgentError
+from segagent.export import png, trajectory_to_json, write_file
+from segagent.grammar import Grammar, check_expression
+from segagent.images import load_image, load_mask
+from segagent.masks import overlay, to_polygons, to_rle
+from segagent.policy import Observation, Policy, ScriptedPolicy
+from segagent.rollout import collect, rollout
+from segagent.segmenters import Segmenter, load_segmenter
+from segagent.types import Action, Sample, State, Trajectory, Transition
+
+NANO = Path(__file__).parent / "nano"  # the embedded checkpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """The best mask of a run by predicted IoU (paper, Algorithm 2), and the run."""
+
+    mask: np.ndarray  # (H, W) bool
+    predicted_iou: float | None
+    trajectory: Trajectory
+    segmenter: str = ""  # what load_segmenter takes to make the run's segmenter again
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, segmenter: str = "") -> Result:
+        best = trajectory.best()
+        return cls(trajectory.states[best].mask, trajectory.predicted_ious[best], trajectory, segmenter)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the mask: a .png of 0 and 255, or a .json COCO RLE. Raises SegAgentError."""
+        suffix = Path(path).suffix.lower()
+        if suffix not in (".png", ".json"):
+            raise SegAgentError(f"A mask is saved as .png or, as COCO RLE, as .json; not as {os.fspath(path)!r}.")
+        write_file(path, png(self.mask) if suffix == ".png" else json.dumps(self.rle()).encode())
+
+    def rle(self) -> dict[str, Any]:
+        """COCO RLE, ready for JSON."""
+        return to_rle(self.mask)
+
+    def polygons(self, tolerance: float = 0.0) -> list[list[float]]:
+        """COCO polygons of the outer contours, in pixels; see masks.to_polygons."""
+        return to_polygons(self.mask, tolerance)
+
+    def overlay(self, color: str | tuple[int, int, int] = "green", alpha: float = 0.5) -> np.ndarray:
+        """(H, W, 3) uint8: the picture with the mask painted on."""
+        return overlay(self.trajectory.sample.image, self.mask, color, alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict ready for json.dumps: the mask as COCO RLE, its predicted IoU, and the whole run (export.replay takes it)."""
+        return {
+            "mask": self.rle(),
+            "predicted_iou": self.predicted_iou,
+            "trajectory": trajectory_to_json(self.trajectory, self.segmenter),
+        }
+
+
+class SegAgent:
+    """Segments by clicking. Stateless between calls; several threads may share one."""
+
+    def __init__(
+        self, policy: Policy, segmenter: Segmenter | str = "grabcut", config: AgentConfig | None = None
+    ) -> None:
+        """`config` holds the defaults of a run; a model's grammar and overlay are the policy's own."""
+        self.policy = policy
+        self.environment = Environment(load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter)
+        self.config = config or AgentConfig()
+
+    @property
+    def segmenter(self) -> Segmenter:
+        return self.environment.segmenter
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | os.PathLike[str] | None = None,
+        *,
+        segmenter: Segmenter | str | None = None,
+        grammar: Grammar | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> SegAgent:
+        """A checkpoint from a folder or the Hub; without one, the embedded segagent-nano.
+
+        `segmenter` (an object, or what load_segmenter takes) replaces the checkpoint's. `grammar` says how the model speaks,
+        and makes an agent of a plain vision-language model that has no segagent.json. Raises CheckpointError.
+        """
+        if path_or_repo is None and not NANO.is_dir():
+            raise CheckpointError("This installation has no embedded model: give a checkpoint's folder or repository.")
+        folder = find_checkpoint(
+            NANO if path_or_repo is None else path_or_repo,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            local_files_only=local_files_only,
+            code=trust_remote_code,
+        )
+        config = AgentConfig() if grammar and not (folder / CONFIG).exists() else read_config(folder)
+        if grammar is not None:
+            config = replace(config, grammar=grammar)
+        if segmenter is None:
+            segmenter = load_its_segmenter(folder, config)
+        from segagent.mllm import MLLMPolicy  # torch and transformers only from here on
+
+        policy = MLLMPolicy.from_pretrained(
+            folder,
+            grammar=config.grammar,
+            color=config.color,
+            alpha=config.alpha,
+            max_new_tokens=config.max_new_tokens,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(policy, segmenter, config)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the whole checkpoint; `folder` shows nothing until all of it is written. Raises CheckpointError."""
+        if not hasattr(self.policy, "save_pretrained"):
+            raise CheckpointError(f"A {type(self.policy).__name__} has no model to save.")
+        target = Path(folder).expanduser().absolute()
+        if target.exists() and not target.is_dir():
+            raise CheckpointError(f"{target} is a file: give a folder.")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+                fresh = Path(temporary) / "checkpoint"
+                fresh.mkdir()
+                self.policy.save_pretrained(fresh)
+                reference = save_segmenter(self.segmenter.reference, fresh / SEGMENTER)
+                config = replace(self.config, segmenter=reference)
+                (fresh / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+                move_into(fresh, target)
+        except OSError as error:
+            raise CheckpointError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        card: str | os.PathLike[str] | None = None,
+        commit_message: str = "Upload a SegAgent checkpoint",
+    ) -> str:
+        """Uploads the checkpoint in one commit, with `card` (a Markdown file) as its README; → the commit's address.
+
+        Raises CheckpointError.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "checkpoint"
+            self.save_pretrained(folder)
+            return upload(
+                folder, repo, private=private, token=token, revision=revision, card=card, message=commit_message
+            )
+
+    def segment(
+        self,
+        image: Any,
+        expression: str,
+        *,
+        mask: Any = None,
+        steps: int | None = None,
+        candidates: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        clicks: Sequence[Action] = (),
+    ) -> Result:
+        """The best mask by predicted IoU of what `expression` names, and the run that led to it; arguments as of `stream`."""
+        sample = self._sample(image, expression)
+        transitions = self._run(sample, mask, clicks, steps, candidates, temperature, seed)
+        return Result.of(collect(sample, transitions), self.segmenter.reference)
+
+    def stream(
+        self,
+        image: Any,
+        expression: str,
+        *,
+        mask: Any = None,
+        steps: int | None = None,
+        candidates: int | None = None,
+        temperature: float | None = None,
+        seed: int = 0,
+        clicks: Sequence[Action] = (),
+    ) -> Iterator[Transition]:
+        """The run's transitions as they are made, the closing one last. What is wrong with the input is raised at once.
+
+        image: see load_image. mask: where to start (see load_mask). steps, candidates, temperature: instead of the
+        checkpoint's; steps counts all clicks. seed: of what is sampled. clicks: a person's, done first.
+        """
+        return self._run(self._sample(image, expression), mask, clicks, steps, candidates, temperature, seed)
+
+    def refine(self, image: Any, expression: str, mask: Any, **options: Any) -> Result:
+        """`segment` that goes on from `mask` instead of nothing."""
+        return self.segment(image, expression, mask=mask, **options)
+
+    def score(self, image: Any, expression: str, mask: Any) -> float:
+        """The IoU in [0, 1] that the policy predicts for `mask` (paper, Table 3: filtering of annotations)."""
+        sample = self._sample(image, expression)
+        state = self.environment.reset(sample, load_mask(mask, sample.size))
+        predicted = self.policy.read([Observation(state, sample.expression, sample.id)])[0].predicted_iou
+        if predicted is None:
+            raise SegAgentError(
+                "The model did not say how good the mask is: it was not trained to, or speaks another grammar."
+            )
+        return predicted
+
+    def _sample(self, image: Any, expression: str) -> Sample:
+        return Sample(load_image(image), check_expression(expression))
+
+    def _run(
+        self,
+        sample: Sample,
+        mask: Any,
+        clicks: Sequence[Action],
+        steps: int | None,
+        candidates: int | None,
+        temperature: float | None,
+        seed: int,
+    ) -> Iterator[Transition]:
+        steps = self.config.steps if steps is None else steps
+        candidates = self.config.candidates if candidates is None else candidates
+        temperature = self.config.temperature if temperature is None else temperature
+        check_run(steps, candidates, temperature)
+        if candidates > 1:
+            raise SegAgentError("Search over several candidates is not there yet: leave candidates at 1.")
+        start = self.environment.reset(sample, None if mask is None else load_mask(mask, sample.size))
+        for click in clicks:
+            check_action(start, click)
+        return self._transitions(sample, start, clicks, max(0, steps - len(clicks)), temperature, seed)
+
+    def _transitions(
+        self, sample: Sample, state: State, clicks: Sequence[Action], steps: int, temperature: float, seed: int
+    ) -> Iterator[Transition]:
+        """A person's clicks, then at most `steps` of the policy's."""
+        for transition in rollout(self.environment, ScriptedPolicy(clicks), sample, steps=len(clicks), start=state):
+            if transition.action is not None:
+                state = transition.next_state
+                yield transition
+        yield from rollout(
+            self.environment, self.policy, sample, steps=steps, start=state, temperature=temperature, seed=seed
+        )

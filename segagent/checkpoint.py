@@ -1,0 +1,271 @@
+"""A checkpoint's own part, `segagent.json` beside a transformers model: reading it, writing it, and finding it on the Hub."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from segagent import __version__
+from segagent.errors import CheckpointError, SegAgentError, SegmenterError
+from segagent.grammar import Grammar
+from segagent.masks import OVERLAY_COLORS
+from segagent.segmenters import Segmenter, load_segmenter
+
+CONFIG = "segagent.json"
+VERSION = 1
+SEGMENTER = (
+    "segmenter"  # the folder of a segmenter whose weights are in the checkpoint, and the reference that means it
+)
+# Never a pickle; Python files only for those who said trust_remote_code.
+SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What segagent.json holds: how the model speaks and sees, which segmenter it clicks on, how a run goes by default."""
+
+    grammar: Grammar = field(default_factory=Grammar)
+    color: str = "green"  # of the mask painted on, one of OVERLAY_COLORS; the prompt may name it
+    alpha: float = 0.5  # its opacity, in (0, 1]
+    segmenter: str = "grabcut"  # what load_segmenter takes, or "segmenter": the checkpoint's folder of that name
+    steps: int = 7  # clicks at most
+    candidates: int = 1  # K of the paper's Algorithm 2
+    temperature: float = 0.0  # of the sampled candidates; 0 is greedy
+    max_new_tokens: int = 64  # of one answer
+
+    def __post_init__(self) -> None:
+        check_run(self.steps, self.candidates, self.temperature)
+        if self.color not in OVERLAY_COLORS:
+            raise CheckpointError(f"The overlay's color is one of {', '.join(OVERLAY_COLORS)}; got {self.color!r}.")
+        if not _number(self.alpha) or not 0 < self.alpha <= 1:
+            raise CheckpointError(f"The overlay's alpha is over 0 and at most 1; got {self.alpha!r}.")
+        if not _whole(self.max_new_tokens) or self.max_new_tokens < 1:
+            raise CheckpointError(f"max_new_tokens is a whole number from 1; got {self.max_new_tokens!r}.")
+        if not isinstance(self.segmenter, str) or not self.segmenter:
+            raise CheckpointError(f"The segmenter is named by a string; got {self.segmenter!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        search = {name: getattr(self, name) for name in _SEARCH}
+        return {
+            "version": VERSION,
+            "segagent": __version__,
+            "grammar": self.grammar.to_dict(),
+            "overlay": {"color": self.color, "alpha": self.alpha},
+            "segmenter": self.segmenter,
+            "search": search,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any) -> AgentConfig:
+        """Raises CheckpointError on a newer version, an unknown setting or a value of the wrong kind."""
+        if not isinstance(values, Mapping) or not _whole(values.get("version")):
+            raise CheckpointError(
+                f'{CONFIG} is an object with a version, e.g. {{"version": {VERSION}}}; this one is not.'
+            )
+        if values["version"] > VERSION:
+            raise CheckpointError(
+                f"The checkpoint was saved in format {values['version']} by segagent {values.get('segagent', '?')}, and "
+                f"segagent {__version__} reads formats up to {VERSION}: upgrade segagent."
+            )
+        parts = {name: values.get(name, {}) for name in ("grammar", "overlay", "search")}
+        for name, part in parts.items():
+            if not isinstance(part, Mapping):
+                raise CheckpointError(f"In {CONFIG}, {name} is an object; got {part!r}.")
+        settings = {**parts["overlay"], **parts["search"]}
+        unknown = (set(values) - set(cls().to_dict())) | (set(settings) - {f.name for f in fields(cls)})
+        if unknown:
+            raise CheckpointError(f"Unknown settings in {CONFIG}: {', '.join(sorted(unknown))}.")
+        settings["segmenter"] = values.get("segmenter", cls.segmenter)
+        try:
+            return cls(grammar=Grammar.from_dict(dict(parts["grammar"])), **settings)
+        except (SegAgentError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{CONFIG} is malformed: {error}") from error
+
+
+_SEARCH = ("steps", "candidates", "temperature", "max_new_tokens")
+
+
+def check_run(steps: int, candidates: int, temperature: float) -> None:
+    """Raises SegAgentError where these are no settings of a run."""
+    if not _whole(steps) or steps < 0:
+        raise SegAgentError(f"steps counts clicks: a whole number from 0; got {steps!r}.")
+    if not _whole(candidates) or candidates < 1:
+        raise SegAgentError(f"candidates is a whole number from 1; got {candidates!r}.")
+    if not _number(temperature) or temperature < 0 or not math.isfinite(temperature):
+        raise SegAgentError(f"temperature is a number from 0; got {temperature!r}.")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_config(folder: Path) -> AgentConfig:
+    """The folder's segagent.json. Raises CheckpointError, which says what to do where there is none."""
+    path = folder / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder} has no {CONFIG}, so it does not say how its model speaks: give that yourself to use a plain "
+            f"vision-language model, SegAgent.from_pretrained(…, grammar=Grammar())."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    try:
+        return AgentConfig.from_dict(json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no JSON ({error}): download or save the checkpoint again.") from error
+
+
+def find_checkpoint(
+    path_or_repo: str | PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    code: bool = False,
+) -> Path:
+    """The local folder of a checkpoint: the folder itself, or a snapshot of a Hub repository, all files of one commit.
+
+    Only safetensors and text files are fetched (and, with `code`, Python files). Raises CheckpointError.
+    """
+    name = fspath(path_or_repo)
+    folder = Path(name).expanduser()
+    if folder.is_file():
+        raise CheckpointError(f"{name} is a file: give the folder that it is in.")
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+            raise CheckpointError(f"There is no folder {name}, and a repository on the Hub is named owner/name.")
+        patterns = [*SAFE_FILES, "*.py"] if code else list(SAFE_FILES)
+        patterns = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else patterns
+        folder = _snapshot(name, revision, token, local_files_only, patterns)
+    if subfolder:
+        folder = folder / subfolder
+        if not folder.is_dir():
+            raise CheckpointError(f"{name} has no folder {subfolder}.")
+    return folder
+
+
+def _snapshot(
+    repo: str, revision: str | None, token: str | bool | None, local_files_only: bool, patterns: list[str]
+) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return Path(
+            snapshot_download(
+                repo, revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
+            )
+        )
+    except errors.HFValidationError as error:
+        raise CheckpointError(f"There is no folder {repo}, and no repository on the Hub can be named so.") from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{repo} is gated: ask for access at https://huggingface.co/{repo}, then log in with `hf auth login`."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{repo} has no revision {revision}: see its branches and tags.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is neither a folder nor a repository on the Hub named {repo}: check the name, or log in if it is private."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repo}{at} is not on this machine and the Hub cannot be reached or was not asked: download it first, or "
+            "give a local folder."
+        ) from error
+    except OSError as error:  # what else the network and the disk do
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{repo}{at} cannot be downloaded: {reason}") from error
+
+
+def load_its_segmenter(folder: Path, config: AgentConfig) -> Segmenter:
+    """The segmenter that a checkpoint names. Raises CheckpointError, which says what to do where it is missing."""
+    reference = config.segmenter
+    if reference == SEGMENTER:
+        if not (folder / SEGMENTER).is_dir():
+            raise CheckpointError(
+                f"{folder} lacks the folder {SEGMENTER}/ with the weights of its segmenter: download it whole, or give "
+                f'another segmenter, e.g. segmenter="grabcut".'
+            )
+        reference = str(folder / SEGMENTER)
+    try:
+        return load_segmenter(reference)
+    except (SegmenterError, CheckpointError) as error:
+        raise CheckpointError(
+            f"The checkpoint's segmenter {config.segmenter!r} is missing: {error} Or give another one, e.g. "
+            f'segmenter="grabcut".'
+        ) from error
+
+
+def save_segmenter(reference: str, folder: Path) -> str:
+    """Copies a segmenter's local weights to `folder`; → how the checkpoint names it. Others keep the name they have."""
+    source = Path(reference.partition(":")[2])
+    if not reference.partition(":")[2] or not source.is_dir():
+        return reference
+    folder.mkdir()
+    for file in source.iterdir():
+        if file.suffix in (".json", ".safetensors"):
+            shutil.copyfile(file, folder / file.name)
+    return SEGMENTER
+
+
+def move_into(fresh: Path, target: Path) -> None:
+    """Renames `fresh` to `target`; into a folder with files, file by file, the weights of a former model removed."""
+    if not target.exists() or not any(target.iterdir()):
+        os.replace(fresh, target)
+        return
+    files = sorted((f.relative_to(fresh) for f in fresh.rglob("*") if f.is_file()), key=lambda f: f.name == CONFIG)
+    for file in files:  # segagent.json last
+        (target / file).parent.mkdir(exist_ok=True)
+        os.replace(fresh / file, target / file)
+    for folder in (target, target / SEGMENTER):
+        for stale in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+            if stale.relative_to(target) not in files:
+                stale.unlink()
+
+
+def upload(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool | None,
+    token: str | bool | None,
+    revision: str | None,
+    card: str | PathLike[str] | None,
+    message: str,
+) -> str:
+    """Uploads a checkpoint's folder in one commit, which also removes a former model's shards; → the commit's address."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    try:
+        if card is not None:
+            shutil.copyfile(card, folder / "README.md")
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        info = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=["*.safetensors", "*.safetensors.index.json"],
+        )
+    except (OSError, ValueError) as error:  # the network's, the Hub's, and those of malformed names
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"The checkpoint cannot be uploaded to {repo}: {reason}") from error
+    return str(info.commit_url)
