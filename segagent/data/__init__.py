@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     **dict.fromkeys(("hres_synth", "make_scene", "expressions", "vocabulary"), "synth"),
+    "read_refer": "refer",
+    "read_coco": "coco",
+    "read_reasonseg": "reasonseg",
+    "read_folder": "folder",
 }
 __all__ = list(_WHERE)
 
 if TYPE_CHECKING:
+    from segagent.data.coco import read_coco
+    from segagent.data.folder import read_folder
+    from segagent.data.reasonseg import read_reasonseg
+    from segagent.data.refer import read_refer
     from segagent.data.synth import expressions, hres_synth, make_scene, vocabulary
 
 
