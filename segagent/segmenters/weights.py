@@ -1,0 +1,62 @@
+"""Reads `.pth` files without running what a pickle may hold."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segagent.errors import CheckpointError
+
+# What torch.load raises on files that are cut, changed or no pickles at all.
+_BROKEN = (
+    *(pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError),
+    *(AttributeError, AssertionError, OverflowError, MemoryError, struct.error),
+)
+
+
+class _StandIn:
+    """Takes the place of a class or function that a file names: keeps nothing, does nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def load_pth(path: str | Path, ignore: tuple[str, ...] = ()) -> Any:
+    """What a `.pth` file holds, on the CPU: tensors and plain containers, nothing else (`weights_only`).
+
+    Objects of the packages in `ignore` are replaced by inert stand-ins; neither the package nor the object is touched.
+    Raises CheckpointError where the file is missing, broken, or holds any other object.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(f"There is no weights file {path}: download it, or correct the path.")
+    try:
+        with torch.serialization.safe_globals([(_StandIn, name) for name in _foreign(path, ignore)]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except _BROKEN as error:
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        if unsafe:
+            raise CheckpointError(
+                f"{path} holds more than weights ({unsafe[1]}), which could run code, and was not opened: "
+                "get the weights from their publisher, or convert them to safetensors."
+            ) from error
+        raise CheckpointError(f"{path} is broken or no file of PyTorch weights: download it again.") from error
+
+
+def _foreign(path: Path, packages: tuple[str, ...]) -> list[str]:
+    """Full names of the objects of `packages` that the file refers to; reads names only."""
+    if not packages:
+        return []
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # a file of PyTorch before 1.6, which cannot be asked
+        return []
+    return [name for name in names if name.partition(".")[0] in packages]
