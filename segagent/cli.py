@@ -1,0 +1,264 @@
+"""The command line. Exit codes: 0 done, 1 a fault of this package, 2 bad usage or input (one sentence says which), 130 interrupted.
+
+    python -m segagent segment photo.jpg "the red cup" --out mask.png
+    python -m segagent refine photo.jpg "the red cup" mask.png --out better.png --json
+    python -m segagent score photo.jpg "the red cup" mask.png
+
+With --json, standard output holds one JSON object and nothing else. Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from segagent import __version__
+from segagent.errors import SegAgentError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from segagent.agent import Result, SegAgent
+    from segagent.types import Click, Transition
+
+# Commands that are a module of their own, whose main(arguments) is called.
+MODULES = {
+    "evaluate": "the metrics of a checkpoint or of simulated clicks on a data set",
+    "benchmark": "the speed of the parts on this machine",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        if arguments and arguments[0] in MODULES:
+            return importlib.import_module(f"segagent.{arguments[0]}").main(arguments[1:]) or 0
+        options = _parser().parse_args(arguments)
+        options.run(options)
+    except SegAgentError as error:
+        print("segagent:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("segagent: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="segagent", description="Segments what an expression names, click by click.")
+    parser.add_argument("--version", action="version", version=f"segagent {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("segment", _segment, "find and segment what an expression names"),
+        ("refine", _segment, "improve a mask"),
+        ("score", _score, "say how good a mask is: its predicted IoU"),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(run=run)
+        command.add_argument("image", help="a picture, or - for standard input")
+        command.add_argument("expression", help='what to segment, e.g. "the red cup"')
+        if name == "segment":
+            command.add_argument("--mask", metavar="FILE", help="begin with this mask instead of nothing")
+        else:
+            command.add_argument("mask", help="a black and white picture, or a .json COCO RLE")
+        command.add_argument(
+            "--threshold", type=float, metavar="VALUE", help="for a mask of grey values: what reaches this is in it"
+        )
+        _add_model(command)
+        if run is _segment:
+            _add_run(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    for name, text in MODULES.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    model = command.add_argument_group("model")
+    model.add_argument("--checkpoint", metavar="FOLDER|OWNER/NAME", help="default: the embedded segagent-nano")
+    model.add_argument("--revision", metavar="NAME", help="the repository's branch, tag or commit")
+    model.add_argument(
+        "--segmenter", metavar="NAME", help="instead of the checkpoint's, e.g. sam:facebook/sam-vit-base"
+    )
+    model.add_argument("--device", metavar="NAME", help="e.g. cpu or cuda")
+    model.add_argument("--dtype", metavar="NAME", help="e.g. float32 or bfloat16")
+    model.add_argument("--local-files-only", action="store_true", help="never ask the Hub")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    run = command.add_argument_group("run")
+    run.add_argument("--steps", type=int, metavar="N", help="clicks at most")
+    run.add_argument("--candidates", type=int, metavar="K", help="clicks to compare at each step")
+    run.add_argument("--temperature", type=float, metavar="T", help="of sampled clicks; 0 takes the likeliest")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="of sampled clicks (0)")
+    for sign, text in (("positive", "on the object"), ("negative", "off the object")):
+        run.add_argument(
+            f"--{sign}",
+            dest="clicks",
+            action="append",
+            type=_click(sign == "positive"),
+            metavar="X,Y",
+            help=f"a click of your own {text}, in pixels, made first; repeatable",
+        )
+    files = command.add_argument_group("files")
+    files.add_argument("--out", metavar="FILE", help="the mask: .png, or .json for a COCO RLE")
+    files.add_argument("--overlay", metavar="FILE", help="the picture with the mask painted on: .png")
+    files.add_argument("--trajectory", metavar="FILE", help="the whole run, to replay: .json")
+
+
+def _click(positive: bool) -> Callable[[str], Click]:
+    def click(text: str) -> Click:
+        from segagent.types import Click
+
+        x, y = (float(n) for n in text.split(","))
+        return Click(x, y, positive)
+
+    click.__name__ = "position X,Y"  # argparse names it in its message
+    return click
+
+
+def _segment(options: argparse.Namespace) -> None:
+    outputs = _outputs(options)
+    image, expression, mask = _inputs(options)
+    agent = _agent(options)
+    from segagent.agent import Result
+    from segagent.types import Sample, Trajectory
+
+    transitions = []
+    for transition in agent.stream(
+        image,
+        expression,
+        mask=mask,
+        steps=options.steps,
+        candidates=options.candidates,
+        temperature=options.temperature,
+        seed=options.seed,
+        clicks=options.clicks or (),
+    ):
+        transitions.append(transition)
+        if not options.json:
+            print(_line(len(transitions), transition), flush=True)
+    result = Result.of(Trajectory(Sample(image, expression), tuple(transitions)), agent.segmenter.reference)
+    _write(result, outputs, agent)
+    if options.json:
+        print(json.dumps(_summary(result)))
+    else:
+        quality = "" if result.predicted_iou is None else f", predicted IoU {result.predicted_iou:.2f}"
+        print(f"{', '.join(outputs.values())}: {result.mask.mean():.1%} of the picture{quality}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    image, expression, mask = _inputs(options)
+    predicted = _agent(options).score(image, expression, mask)
+    print(json.dumps({"predicted_iou": predicted}) if options.json else f"{predicted:.4f}")
+
+
+def _outputs(options: argparse.Namespace) -> dict[str, str]:
+    """The files to write, by option. Raises SegAgentError before any work where one could not be written or is an input."""
+    formats = {"out": (".png", ".json"), "overlay": (".png",), "trajectory": (".json",)}
+    outputs = {name: getattr(options, name) for name in formats if getattr(options, name) is not None}
+    if not outputs and not options.json:
+        raise SegAgentError("Nothing would keep the mask: say where it should go, --out mask.png, or ask for --json.")
+    taken = {os.path.realpath(path): "an input" for path in (options.image, options.mask) if path not in (None, "-")}
+    for name, path in outputs.items():
+        real = os.path.realpath(path)
+        if Path(path).suffix.lower() not in formats[name]:
+            raise SegAgentError(f"--{name} writes {' or '.join(formats[name])}; got {path!r}.")
+        if not os.path.isdir(os.path.dirname(real)):
+            raise SegAgentError(f"--{name} {path!r}: there is no folder {os.path.dirname(real)!r}, make it first.")
+        if os.path.isdir(real):
+            raise SegAgentError(f"--{name} {path!r} is a folder: name a file.")
+        if real in taken:
+            raise SegAgentError(f"--{name} {path!r} is also {taken[real]}: give it another name.")
+        taken[real] = f"--{name}"
+    return outputs
+
+
+def _inputs(options: argparse.Namespace) -> tuple[np.ndarray, str, np.ndarray | None]:
+    """Picture, expression and mask, checked before a model is loaded."""
+    from segagent.grammar import check_expression
+    from segagent.images import load_image, load_mask
+
+    expression = check_expression(options.expression)
+    image = load_image(sys.stdin.buffer.read() if options.image == "-" else options.image)
+    mask = None if options.mask is None else load_mask(options.mask, image.shape[:2], options.threshold)
+    return image, expression, mask
+
+
+def _agent(options: argparse.Namespace) -> SegAgent:
+    from segagent.agent import SegAgent
+
+    return SegAgent.from_pretrained(
+        options.checkpoint,
+        segmenter=options.segmenter,
+        device=options.device,
+        dtype=options.dtype,
+        revision=options.revision,
+        local_files_only=options.local_files_only,
+    )
+
+
+def _line(number: int, transition: Transition) -> str:
+    """One step in words."""
+    from segagent.types import Box, Click
+
+    action = transition.action
+    if isinstance(action, Click):
+        what = f"{'positive' if action.positive else 'negative'} click at ({action.x:.0f}, {action.y:.0f})"
+    elif isinstance(action, Box):
+        what = f"box ({action.x0:.0f}, {action.y0:.0f}) to ({action.x1:.0f}, {action.y1:.0f})"
+    else:
+        ends = {"stop": "the mask is right", "steps": "no steps left", "malformed": "no valid answer came"}
+        what = ends[transition.end] if transition.end else "undo"
+    quality = "" if transition.predicted_iou is None else f"   (predicted IoU before: {transition.predicted_iou:.2f})"
+    return f"{number}. {what}{quality}"
+
+
+def _summary(result: Result) -> dict[str, Any]:
+    """What --json prints."""
+    saved = result.to_json()
+    actions = [
+        {
+            key: value
+            for key, value in step.items()
+            if key not in ("mask", "iou_before", "iou_after") and value is not None
+        }
+        for step in saved["trajectory"]["steps"]
+    ]
+    return {
+        "mask": saved["mask"],
+        "polygons": result.polygons(),
+        "predicted_iou": saved["predicted_iou"],
+        "end": result.trajectory.end,
+        "steps": actions,
+        "segmenter": result.segmenter,
+    }
+
+
+def _write(result: Result, outputs: dict[str, str], agent: SegAgent) -> None:
+    from segagent.export import png, write_file
+
+    if "out" in outputs:
+        result.save(outputs["out"])
+    if "overlay" in outputs:
+        write_file(outputs["overlay"], png(result.overlay(agent.config.color, agent.config.alpha)))
+    if "trajectory" in outputs:
+        write_file(outputs["trajectory"], json.dumps(result.to_json()["trajectory"]).encode())
