@@ -24,11 +24,11 @@ _MODEL_TYPES = {
 }
 
 
-def load_segmenter(name_or_path: str = "grabcut", **options: Any) -> Segmenter:
+def load_segmenter(name_or_path: str = "grabcut", *, device: str | None = None, **options: Any) -> Segmenter:
     """The segmenter that a string names: a back end ("grabcut", "sam:facebook/sam-vit-base",
     "segment-anything:vit_b:sam_vit_b.pth"), or a bare folder, repository or file of weights, whose kind is looked up.
 
-    `options` go to the back end's constructor. The result's `.reference` is the string that makes it again.
+    `device` is where those with weights run; `options` go to the back end's constructor. The result's `.reference` is the string that makes it again.
     Raises SegmenterError.
     """
     name, _, path = str(name_or_path).strip().partition(":")
@@ -42,7 +42,7 @@ def load_segmenter(name_or_path: str = "grabcut", **options: Any) -> Segmenter:
             else f"The segmenter {name} has no weights to load: write {name} alone, not {name_or_path!r}."
         )
     back_end = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
-    return back_end.from_pretrained(path, **options) if path else back_end(**options)
+    return back_end.from_pretrained(path, device=device, **options) if path else back_end(**options)
 
 
 def _resolve(name_or_path: str) -> tuple[str, str]:
