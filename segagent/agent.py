@@ -129,7 +129,9 @@ class SegAgent:
         if grammar is not None:
             config = replace(config, grammar=grammar)
         if segmenter is None:
-            segmenter = load_its_segmenter(folder, config)
+            segmenter = load_its_segmenter(folder, config, device)
+        elif isinstance(segmenter, str):
+            segmenter = load_segmenter(segmenter, device=device)
         from segagent.mllm import MLLMPolicy  # torch and transformers only from here on
 
         policy = MLLMPolicy.from_pretrained(

@@ -192,7 +192,7 @@ def _snapshot(
         raise CheckpointError(f"{repo}{at} cannot be downloaded: {reason}") from error
 
 
-def load_its_segmenter(folder: Path, config: AgentConfig) -> Segmenter:
+def load_its_segmenter(folder: Path, config: AgentConfig, device: str | None = None) -> Segmenter:
     """The segmenter that a checkpoint names. Raises CheckpointError, which says what to do where it is missing."""
     reference = config.segmenter
     if reference == SEGMENTER:
@@ -203,11 +203,11 @@ def load_its_segmenter(folder: Path, config: AgentConfig) -> Segmenter:
             )
         reference = str(folder / SEGMENTER)
     try:
-        return load_segmenter(reference)
+        return load_segmenter(reference, device=device)
     except (SegmenterError, CheckpointError) as error:
         raise CheckpointError(
-            f"The checkpoint's segmenter {config.segmenter!r} is missing: {error} Or give another one, e.g. "
-            f'segmenter="grabcut".'
+            f"The checkpoint's segmenter {config.segmenter!r} cannot be loaded, so give another one, e.g. "
+            f'segmenter="grabcut": {error}'
         ) from error
 
 
