@@ -42,7 +42,9 @@ def load_segmenter(name_or_path: str = "grabcut", *, device: str | None = None, 
             else f"The segmenter {name} has no weights to load: write {name} alone, not {name_or_path!r}."
         )
     back_end = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
-    return back_end.from_pretrained(path, device=device, **options) if path else back_end(**options)
+    if path and device is not None:
+        options["device"] = device
+    return back_end.from_pretrained(path, **options) if path else back_end(**options)
 
 
 def _resolve(name_or_path: str) -> tuple[str, str]:
