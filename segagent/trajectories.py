@@ -224,17 +224,24 @@ def _transition(
 
 
 def sft_rows(
-    row: Mapping[str, Any], grammar: Grammar | None = None, *, color: str = "green", alpha: float = 0.5
+    row: Mapping[str, Any],
+    grammar: Grammar | None = None,
+    *,
+    color: str = "green",
+    alpha: float = 0.5,
+    only: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """TRL rows {"images", "prompt", "completion"} of one trajectory row: one for each action and for a "stop".
 
     `images` holds the picture (H, W) with the mask painted on, as PIL. An undo, what it took back, and an end that is no
     decision ("steps", "malformed", "open") teach nothing and give no row. The IoU said is the true one where it is known.
+    `only` draws one of the decisions, by its place among those that teach.
     """
     grammar = grammar or Grammar()
     image = decode_image(row["image"])
     prompt = [{"role": "user", "content": grammar.ask(row["expression"], color)}]
-    for entry in _kept(_entries(row["steps"])):
+    decisions = _kept(_entries(row["steps"]))
+    for entry in decisions if only is None else decisions[only : only + 1]:
         action = None if entry["kind"] == "stop" else _action(entry)
         said = entry["predicted_iou"] if entry["iou_before"] is None else entry["iou_before"]
         if action is None and said is None:
