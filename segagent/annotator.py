@@ -50,8 +50,8 @@ def next_click(
         return None
     (missed, at_missed), (extra, at_extra) = (m.farthest(highest / _CHAMFER_HIGH) for m in maps)
     positive = missed > extra
-    y, x = (at_missed if positive else at_extra)[0]
-    return Click(int(x), int(y), positive=bool(positive))
+    y, x = at_missed if positive else at_extra
+    return Click(x, y, positive=positive)
 
 
 def _pixels(clicked: Iterable[Click | tuple[float, float]], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -101,21 +101,23 @@ class _Map:
         near[rows[inside], columns[inside]] = 0
         return cls(crop, near, (y - 1, x - 1), float(near.max()))
 
-    def farthest(self, least: float) -> tuple[int, np.ndarray]:
-        """The highest squared distance and the frame's (row, column)s that have it, in row-major order; (0, none) if under `least`."""
+    def farthest(self, least: float) -> tuple[int, tuple[int, int]]:
+        """The highest squared distance and the first (row, column) of the frame that has it; (0, (0, 0)) if under `least`."""
         if self.highest == 0 or self.highest / _CHAMFER_LOW < least:
-            return 0, np.empty((0, 2), int)
+            return 0, (0, 0)
         candidates = np.flatnonzero(self.near >= least * _CHAMFER_LOW)
         lowest = math.ceil((least * _CHAMFER_LOW / _CHAMFER_HIGH) ** 2)
         reach = self.highest / _CHAMFER_LOW  # no distance is above it
-        windows = self._windows(candidates, math.ceil(reach) + 1)
-        rings = math.pi * (reach**2 - lowest)  # about how many pixels the probing looks at for each candidate
-        if len(candidates) * rings < 3 * sum(bottom * right for (_, _, bottom, right), _ in windows):
-            squared, best = self._probe(candidates, lowest, int(reach**2))
+        # Nanoseconds, roughly: the probing sees π pixels for each squared distance, the other way transforms whole windows.
+        probing = (reach**2 - lowest) * (20 * len(candidates) + 3000)
+        quick = probing < 25 * (2 * reach) ** 2 + 100 * len(candidates)  # than to find the windows and transform one
+        windows = [] if quick else self._windows(candidates, math.ceil(reach) + 1)
+        if quick or probing < 25 * sum(height * width for (_, _, height, width), _ in windows):
+            squared, first = self._probe(candidates, lowest, int(reach**2))
         else:
-            squared, best = self._transform(windows)
-        rows, columns = np.divmod(best, self.region.shape[1])
-        return squared, np.stack([rows + self.corner[0], columns + self.corner[1]], axis=1)
+            squared, first = self._transform(windows)
+        row, column = divmod(first, self.region.shape[1])
+        return squared, (row + self.corner[0], column + self.corner[1])
 
     def _windows(self, candidates: np.ndarray, margin: int) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:
         """((row, column, height, width), its candidates) for each group of nearby candidates, `margin` pixels around it."""
@@ -130,11 +132,10 @@ class _Map:
         bottom, right = (np.maximum.reduceat(v[order], starts) + margin + 1 for v in (rows, columns))
         height = np.minimum(bottom, self.region.shape[0]) - top
         width = np.minimum(right, self.region.shape[1]) - left
-        return list(
-            zip(zip(top, left, height, width, strict=True), np.split(candidates[order], starts[1:]), strict=True)
-        )
+        boxes = zip(top, left, height, width, strict=True)
+        return list(zip(boxes, np.split(candidates[order], starts[1:]), strict=True))
 
-    def _transform(self, windows: list[tuple[tuple[int, int, int, int], np.ndarray]]) -> tuple[int, np.ndarray]:
+    def _transform(self, windows: list[tuple[tuple[int, int, int, int], np.ndarray]]) -> tuple[int, int]:
         """By an exact transform of each window: right for its candidates, whose nearest zeros lie inside it."""
         found = []
         for (top, left, height, width), candidates in windows:
@@ -142,11 +143,10 @@ class _Map:
             distance = cv2.distanceTransform(crop, cv2.DIST_L2, 0)
             rows, columns = np.divmod(candidates, self.region.shape[1])
             found.append(_squared(distance[rows - top, columns - left]))
-        squared = np.concatenate(found)
-        candidates = np.concatenate([c for _, c in windows])
-        return int(squared.max()), np.sort(candidates[squared == squared.max()])
+        squared, candidates = np.concatenate(found), np.concatenate([c for _, c in windows])
+        return int(squared.max()), int(candidates[squared == squared.max()].min())
 
-    def _probe(self, candidates: np.ndarray, lowest: int, highest: int) -> tuple[int, np.ndarray]:
+    def _probe(self, candidates: np.ndarray, lowest: int, highest: int) -> tuple[int, int]:
         """By looking for zeros around each candidate, ring after ring: squared distances lie in [lowest, highest]."""
         flat, reach = self.region.ravel(), math.isqrt(highest)
         steps = np.arange(-reach, reach + 1)
@@ -157,13 +157,11 @@ class _Map:
         values, starts = np.unique(lengths[order], return_index=True)
         for value, ring in zip(values[:-1], np.split(offsets[order], starts[1:]), strict=False):
             # A candidate still here is at least `value` from the crop's border of zeros, so every index is inside.
-            clear = flat[candidates + ring[0]] != 0
-            for offset in ring[1:]:
-                clear &= flat[candidates + offset] != 0
-            if not clear.any():
-                return int(value), candidates
-            candidates = candidates[clear]
-        return int(values[-1]), candidates
+            clear = candidates[flat[candidates[:, None] + ring].all(axis=1)]
+            if not len(clear):
+                return int(value), int(candidates[0])
+            candidates = clear
+        return int(values[-1]), int(candidates[0])
 
 
 class SimulatedAnnotator:
