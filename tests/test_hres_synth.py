@@ -2,13 +2,127 @@
 
 from __future__ import annotations
 
+import math
+import re
+
+import cv2
 import numpy as np
 import pytest
 
 from segagent.data import expressions, hres_synth, make_scene, vocabulary
-from segagent.data._expressions import KINDS
-from segagent.data._scenes import LEVELS
+from segagent.data.synth import KINDS, LEVELS
 from segagent.errors import DataError
+
+# An evaluator of the English that shares nothing with the generator: it parses the text with regular expressions and measures
+# on the masks alone, with the plainest reading of each word and no margins. What the generator calls unambiguous must be so here.
+
+ORDINALS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
+TEXTURES = {"stripes": "striped", "dots": "dotted", "checks": "checkered", "a pattern": "plain"}
+RELATION = re.compile(
+    r" (?:to the )?(left of|right of|above|higher than|below|lower than|(?:partly )?(?:behind|hidden by|hiding)|in front of"
+    r"|inside|within|in|closest to|nearest to|nearest) (the (?!middle|center|top|bottom).*)$"
+)
+SUPERLATIVES = {
+    "left": r"\bleftmost |\bfirst (?=.* from the left$)| farthest to the left$",
+    "right": r"\brightmost |\bfirst (?=.* from the right$)| farthest to the right$",
+    "top": r"\b(?:topmost|highest) |\bfirst (?=.* from the top$)",
+    "bottom": r"\b(?:bottommost|lowest) |\bfirst (?=.* from the bottom$)",
+}
+
+
+class Reader:
+    """The set of objects that a text denotes in a scene, read off masks, colours, shapes, textures and depth."""
+
+    def __init__(self, scene):
+        self.things, self.size = scene.objects, scene.size
+        where = [np.nonzero(thing.mask) for thing in scene.objects]
+        self.center = [(xs.mean(), ys.mean()) for ys, xs in where]
+        self.reach = [max(np.ptp(xs), np.ptp(ys)) for ys, xs in where]
+
+    def denotes(self, text):
+        text = text.removeprefix("the ")
+        side, n = None, 1
+        for name, pattern in SUPERLATIVES.items():
+            if re.search(pattern, text):
+                side, text = name, re.sub(pattern, "", text, count=1).removesuffix(f" from the {name}")
+        if side is None and (
+            match := re.match(r"(second|third|fourth|fifth) (.*) from the (left|right|top|bottom)$", text)
+        ):
+            n, text, side = ORDINALS[match[1]], match[2], match[3]
+        landmark = RELATION.search(text)
+        chosen = self.filtered(text[: landmark.start()] if landmark else text)
+        if landmark:
+            chosen = self.related(
+                chosen, landmark[1].removeprefix("partly ").replace("in front", "front").split()[0], landmark[2]
+            )
+        if side is not None:
+            axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[side]
+            chosen = sorted(chosen, key=lambda i: sign * self.center[i][axis])[n - 1 : n]
+        return set(chosen)
+
+    def filtered(self, text):
+        size = re.match(r"(biggest|largest|big|large|smallest|small|little) ", text)
+        text = text[size.end() :] if size else text
+        place = re.search(r" (?:on|at|in) the ([a-z ]+)$", text)
+        words = (text[: place.start()] if place else text).replace(" that is", "")
+        for late, name in TEXTURES.items():
+            words = re.sub(rf"^(.*) with(?:out)? {late}$", rf"{name} \1", words)
+        letter = re.search(r"letter [a-z](?= |$)|letter", words)
+        words, shape = (words.replace(letter[0], ""), letter[0]) if letter else (words, None)
+        known = [i for i, thing in enumerate(self.things) if shape is None or thing.shape.startswith(shape)]
+        for word in set(words.split()) - {"shape"}:
+            known = [i for i in known if word in (self.things[i].color, self.things[i].shape, self.things[i].texture)]
+        if place:
+            known = [i for i in known if self.lies(i, place[1])]
+        if size and known:
+            pick = max if size[1].startswith(("big", "large", "largest")) else min
+            known = [pick(known, key=lambda i: self.reach[i])]
+        return known
+
+    def lies(self, i, place):
+        x, y = self.center[i][0] / self.size[1], self.center[i][1] / self.size[0]
+        if place in ("middle", "center"):
+            return max(abs(x - 0.5), abs(y - 0.5)) < 0.17
+        inside = {"left": x < 0.44, "right": x > 0.56, "top": y < 0.44, "bottom": y > 0.56}
+        return all(inside[side] for side in place.split() if side not in ("side", "corner"))
+
+    def related(self, chosen, relation, landmark):
+        marks = self.denotes(landmark)
+        if len(marks) != 1:
+            return []
+        (mark,) = marks
+        chosen = [i for i in chosen if i != mark]
+        if relation in ("closest", "nearest"):
+            return sorted(chosen, key=lambda i: math.dist(self.center[i], self.center[mark]))[:1]
+        return [i for i in chosen if self.stands(relation, i, mark)]
+
+    def stands(self, relation, i, mark):
+        (x, y), (mark_x, mark_y) = self.center[i], self.center[mark]
+        gaps = {"left": mark_x - x, "right": x - mark_x, "above": mark_y - y, "below": y - mark_y}
+        gaps |= {"higher": gaps["above"], "lower": gaps["below"]}
+        if relation in gaps:
+            return gaps[relation] > 0
+        if relation in ("inside", "within", "in"):
+            ys, xs = np.nonzero(self.things[mark].mask)
+            return xs.min() < x < xs.max() and ys.min() < y < ys.max() and self.reach[i] < self.reach[mark]
+        back, front = (i, mark) if relation in ("behind", "hidden") else (mark, i)
+        near = cv2.dilate(self.things[back].mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        return self.things[back].z < self.things[front].z and bool((near & self.things[front].mask).any())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_each_expression_denotes_exactly_its_target(level):
+    kinds, count = set(), 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        scene = make_scene(rng, level, (180, 200))
+        reader = Reader(scene)
+        for text, targets, kind in expressions(scene, rng):
+            assert reader.denotes(text) == set(targets), f"scene {seed}: {text!r} ({kind})"
+            kinds.add(kind)
+            count += 1
+    assert kinds == set(KINDS)
+    assert count > 30 * 8
 
 
 @pytest.mark.parametrize("level", LEVELS)

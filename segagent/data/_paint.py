@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from collections.abc import Sequence
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
@@ -27,26 +29,33 @@ _CLOSE = (
     ("white", "yellow"),
 )  # fmt: skip
 CLOSE = {a: frozenset(x for pair in _CLOSE if a in pair for x in pair) | {a} for a in COLORS}
-_ANCHORS = {name: np.array(anchors, np.float32) for name, anchors in COLORS.items()}
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "grass", "gravel", "brick", "hubble_deep_field", "moon")
 
 
-def to_lab(rgb) -> np.ndarray:
-    """CIE L*a*b* of (..., 3) RGB 0..255."""
-    array = np.asarray(rgb, np.float32).reshape(1, -1, 3) / 255
-    return cv2.cvtColor(array, cv2.COLOR_RGB2LAB)[0].reshape(np.shape(rgb))
+def to_lab(rgb: Sequence[float]) -> tuple[float, float, float]:
+    """CIE L*a*b* (D65) of one RGB colour 0..255. In plain Python: it is asked for one colour at a time."""
+    r, g, b = ((c / 255 / 12.92) if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb[:3])
+    x = (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    z = (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089
+    fx, fy, fz = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))
+    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
 
 
 LAB = {name: to_lab(anchors[0]) for name, anchors in COLORS.items()}
 
 
-def pick_color(rng: np.random.Generator, name: str) -> np.ndarray:
-    """(3,) float32 RGB of that name."""
-    anchors = _ANCHORS[name]
-    weights = rng.random(len(anchors), np.float32)
-    rgb = (weights / weights.sum()) @ anchors + rng.uniform(-5, 5, 3).astype(np.float32)
-    return np.clip(rgb, 0, 255)
+def mean_lab(image: np.ndarray) -> tuple[float, float, float]:
+    """CIE L*a*b* of the mean colour of an image (h, w, 3) uint8."""
+    return to_lab(cv2.mean(image))
+
+
+def pick_color(rng: np.random.Generator, name: str) -> list[float]:
+    """RGB 0..255 of that name."""
+    weights = [rng.random() + 1e-3 for _ in COLORS[name]]
+    mixed = [sum(w * v for w, v in zip(weights, channel, strict=True)) for channel in zip(*COLORS[name], strict=True)]
+    return [min(max(v / sum(weights) + 10 * rng.random() - 5, 0.0), 255.0) for v in mixed]
 
 
 @cache
@@ -73,36 +82,64 @@ def darken(image: np.ndarray, share: np.ndarray) -> np.ndarray:
     return cv2.blendLinear(image, np.zeros_like(image), share, 1 - share)
 
 
+@lru_cache(maxsize=4096)
+def _ramp(n: int) -> np.ndarray:
+    return np.linspace(-1, 1, n, dtype=np.float32)
+
+
 def plane(rng, size: tuple[int, int], strength: float) -> np.ndarray:
     """(H, W) float32 light that falls off in a random direction, around 1."""
     angle = rng.uniform(0, 2 * np.pi)
-    y = np.linspace(-strength, strength, size[0], dtype=np.float32) * np.float32(np.sin(angle))
-    x = np.linspace(-strength, strength, size[1], dtype=np.float32) * np.float32(np.cos(angle))
-    return 1 + y[:, None] + x[None]
+    y = _ramp(size[0]) * np.float32(strength * math.sin(angle))
+    x = _ramp(size[1]) * np.float32(strength * math.cos(angle)) + 1
+    return np.add.outer(y, x)
 
 
-def _second_color(rng, color: str, rgb: np.ndarray) -> np.ndarray:
-    """The colour of the stripes or dots on `rgb`: a darker or lighter shade, or white or black."""
+def _second_color(rng, color: str, rgb: list[float]) -> list[float]:
+    """The colour of the stripes or dots on `rgb`: a darker or lighter shade, or white."""
     if color == "white":
-        return rgb * 0.62
+        return [0.62 * v for v in rgb]
     if color == "black":
-        return rgb + 90
-    return (rgb * 0.45, rgb * 0.45 + 140, np.full(3, 245, np.float32))[rng.integers(3)]
+        return [v + 90 for v in rgb]
+    choice = rng.random()
+    return (
+        [0.45 * v for v in rgb] if choice < 1 / 3 else [0.45 * v + 140 for v in rgb] if choice < 2 / 3 else [245.0] * 3
+    )
+
+
+_TILE, _FIELD = 16, 1024
+
+
+@cache
+def _field(texture: str) -> np.ndarray:
+    """(1024, 1024) uint8: the texture with a period of 16 px. About a third is the second colour: a colour's name holds."""
+    y, x = (np.mgrid[:256, :256] + 0.5) / 256 - 0.5
+    if texture == "striped":
+        on = np.abs(x) < 0.19
+    elif texture == "dotted":
+        on = np.hypot(x, y) < 0.29
+    else:
+        on = (x * y > 0) * 0.85
+    tile = cv2.resize(on.astype(np.float32) * 255, (_TILE, _TILE), interpolation=cv2.INTER_AREA)
+    return np.tile(tile.astype(np.uint8), (_FIELD // _TILE,) * 2)
 
 
 def _texture(rng, texture: str, size: tuple[int, int], period: float) -> np.ndarray:
-    """(H, W) float32 in 0..1: how much of the second colour; at most about 40 % on average, so that a colour's name holds."""
-    angle = rng.uniform(0, np.pi)
-    c, s = np.float32(np.cos(angle) / period), np.float32(np.sin(angle) / period)
-    y, x = np.arange(size[0], dtype=np.float32)[:, None], np.arange(size[1], dtype=np.float32)[None]
-    u = x * c + y * s
-    if texture == "striped":
-        wave = np.abs((u + rng.random(dtype=np.float32)) % 1 - 0.5) - 0.31
-        return np.clip(wave * period + 0.5, 0, 1)
-    u, v = u % 1 - 0.5, (y * c - x * s) % 1 - 0.5
-    if texture == "dotted":
-        return np.clip((0.28 - np.sqrt(u * u + v * v)) * period + 0.5, 0, 1)
-    return np.clip(u * v * 8 * period + 0.5, 0, 1) * 0.85
+    """(H, W) uint8, how much of the second colour: the texture turned and scaled to `period` px."""
+    angle, scale = rng.uniform(0, np.pi), _TILE / period
+    c, s = scale * math.cos(angle), scale * math.sin(angle)
+    # From the middle of the field, so that the window, turned, hardly ever leaves it; where it does, it wraps (slowly).
+    x, y = (
+        _FIELD / 2 + rng.uniform(0, _TILE) - 0.5 * v for v in (c * size[1] - s * size[0], s * size[1] + c * size[0])
+    )
+    wrap = scale * math.hypot(*size) > _FIELD - 2 * _TILE
+    return cv2.warpAffine(
+        _field(texture),
+        np.float64([(c, -s, x), (s, c, y)]),
+        size[::-1],
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_WRAP if wrap else cv2.BORDER_CONSTANT,
+    )
 
 
 def surface(rng, color: str, texture: str, size: tuple[int, int], radius: float, shade: float) -> np.ndarray:
@@ -110,42 +147,39 @@ def surface(rng, color: str, texture: str, size: tuple[int, int], radius: float,
     rgb = pick_color(rng, color)
     light = plane(rng, size, shade)
     if texture == "plain":
-        return cv2.merge([cv2.convertScaleAbs(light, alpha=float(c)) for c in rgb])
-    second = _second_color(rng, color, rgb)
-    amount = light * _texture(rng, texture, size, max(5.0, radius * rng.uniform(0.22, 0.34)))
-    channels = zip(rgb, second - rgb, strict=True)
-    return cv2.merge([cv2.addWeighted(light, float(c), amount, float(d), 0, dtype=cv2.CV_8U) for c, d in channels])
+        return cv2.merge([cv2.convertScaleAbs(light, alpha=c) for c in rgb])
+    amount = _texture(rng, texture, size, max(5.0, radius * rng.uniform(0.22, 0.34)))
+    amount = cv2.multiply(light, amount, scale=1 / 255, dtype=cv2.CV_32F)
+    channels = zip(rgb, _second_color(rng, color, rgb), strict=True)
+    return cv2.merge([cv2.addWeighted(light, c, amount, d - c, 0, dtype=cv2.CV_8U) for c, d in channels])
 
 
 @cache
-def photograph(name: str) -> np.ndarray:
-    """(H, W, 3) uint8: a free photograph that scikit-image ships in its wheel, at most 640 px wide."""
+def photograph(name: str, side: int) -> np.ndarray:
+    """(H, W, 3) uint8: a free photograph that scikit-image ships in its wheel, its longest side at most `side` px."""
     from skimage import data
 
     image = getattr(data, name)()
     if image.ndim == 2:
         image = np.repeat(image[..., None], 3, axis=2)
-    scale = 640 / max(image.shape[:2])
+    scale = side / max(image.shape[:2])
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(image)
 
 
 def _photo(rng, size: tuple[int, int]) -> np.ndarray:
-    name = PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))]
-    image = photograph(name)
+    image = photograph(PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))], 448 if max(size) <= 448 else 1024)
     height, width = image.shape[:2]
     zoom = rng.uniform(0.45, 1.0) * min(height / size[0], width / size[1])
     h, w = int(size[0] * zoom), int(size[1] * zoom)
     y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-    crop = image[y : y + h, x : x + w]
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    crop = cv2.resize(crop, size[::-1], interpolation=cv2.INTER_AREA if zoom > 1 else cv2.INTER_LINEAR)
     gain = rng.uniform(0.65, 1.05) * rng.uniform(0.85, 1.15, 3)
     lift = rng.uniform(0, 50) if rng.random() < 0.4 else 0.0
     table = np.clip(np.arange(256)[:, None] * gain + lift, 0, 255).astype(np.uint8)
-    return cv2.LUT(crop, table[None])
+    crop = cv2.LUT(image[y : y + h, x : x + w], table[None])
+    crop = cv2.resize(crop, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return cv2.flip(crop, 1) if rng.random() < 0.5 else crop
 
 
 def _any_color(rng) -> np.ndarray:
@@ -174,7 +208,9 @@ def _pattern(rng, size) -> np.ndarray:
     a, b = _any_color(rng), _any_color(rng)
     b = a + (b - a) * rng.uniform(0.15, 0.5)
     amount = _texture(rng, TEXTURES[rng.integers(1, 4)], size, rng.uniform(0.04, 0.12) * max(size))
-    return np.clip(a + amount[..., None] * (b - a), 0, 255).astype(np.uint8)
+    return cv2.merge(
+        [cv2.convertScaleAbs(amount, alpha=float(q - p) / 255, beta=float(p)) for p, q in zip(a, b, strict=True)]
+    )
 
 
 _BACKGROUNDS = (_gradient, _clouds, _pattern, _photo)
@@ -191,9 +227,6 @@ def background(rng: np.random.Generator, level: str, size: tuple[int, int]) -> n
 
 
 def finish(rng: np.random.Generator, image: np.ndarray, level: str) -> np.ndarray:
-    """Light over the whole scene, and sensor noise: (H, W, 3) uint8 → the same."""
-    size = image.shape[:2]
-    strength = rng.uniform(0, 0.08)
-    image = darken(image, plane(rng, size, strength) / np.float32(1 + 2 * strength))
+    """Sensor noise over the whole scene: (H, W, 3) uint8 → the same."""
     grain = rng.uniform(0, {"easy": 3, "medium": 6, "hard": 9}[level]) / 32
-    return cv2.addWeighted(image, 1.0, noise(rng, size), grain, -128 * grain)
+    return cv2.addWeighted(image, 1.0, noise(rng, image.shape[:2]), grain, -128 * grain)

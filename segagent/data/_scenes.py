@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import cv2
 import numpy as np
 
-from segagent.data._paint import COLORS, LAB, TEXTURES, background, darken, finish, surface, to_lab
+from segagent.data._meaning import HOLLOW, Facts
+from segagent.data._paint import COLORS, LAB, TEXTURES, background, darken, finish, mean_lab, surface
 from segagent.data._shapes import SHAPES, SOLID, THIN, coverage
 from segagent.errors import DataError
 
@@ -31,8 +33,9 @@ class Level:
 LEVELS: dict[str, Level] = {
     "easy": Level((2, 3), (0.17, 0.27), 0.3, (0.14, 0.24), 3, 3, 0.15, 0.85, 0.7, 28, 0.06),
     "medium": Level((3, 5), (0.13, 0.23), 0.5, (0.09, 0.18), 3, 3, 0.3, 0.6, 0.5, 18, 0.1),
-    "hard": Level((4, 8), (0.10, 0.24), 0.75, (0.05, 0.11), 3, 2, 0.4, 0.35, 0.35, 10, 0.14),
+    "hard": Level((4, 8), (0.10, 0.24), 0.75, (0.05, 0.11), 3, 2, 0.4, 0.35, 0.35, 14, 0.14),
 }
+_INSIDE = 0.3  # how often the object after a ring or a frame is put inside it
 _FEWEST = 40  # visible pixels of an object, at least
 _SAME_COLOR = 0.06  # hidden share, at most, where an object of the same colour overlaps another
 _THIN_WEIGHTS = np.array([3.0 / 9 if name.startswith("letter") else 1.0 for name in THIN])
@@ -47,9 +50,10 @@ class SceneObject:
     texture: str  # plain | striped | dotted | checkered
     z: int  # 0 is the farthest
     center: tuple[float, float]  # (x, y) px, mean of the visible pixels
+    box: tuple[int, int, int, int]  # (x0, y0, x1, y1) px of the visible pixels, both corners inclusive
     extent: float  # px, longest side of the whole object's box
     visible: float  # visible share of the whole object, what the image's border cuts off included
-    behind: dict[int, int] = field(default_factory=dict)  # index of an object that hides some of it → pixels hidden
+    behind: dict[int, int] = field(default_factory=dict)  # index of each nearer object that hides some of it or touches it → pixels hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,11 @@ class Scene:
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.image.shape[0], self.image.shape[1]
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What expressions may say of it."""
+        return Facts(self.objects, self.size)
 
 
 @dataclass
@@ -118,8 +127,8 @@ def _pools(rng, rules: Level, canvas: np.ndarray) -> tuple[list[str], list[str]]
     """The few shapes and colours that this scene draws from, so that objects share some of them."""
     thin = rng.random(rules.shapes) < rules.thin
     shapes = [str(rng.choice(THIN if t else SOLID, p=_THIN_WEIGHTS if t else None)) for t in thin]
-    mean = to_lab(canvas.reshape(-1, 3)[::97].mean(0))
-    far = [name for name in COLORS if np.linalg.norm(LAB[name] - mean) >= rules.contrast]
+    mean = mean_lab(canvas)
+    far = [name for name in COLORS if math.dist(LAB[name], mean) >= rules.contrast]
     return shapes, [str(name) for name in rng.choice(far, min(rules.colors, len(far)), replace=False)]
 
 
@@ -131,12 +140,18 @@ def _draft(rng, rules: Level, drafts: list[_Draft], canvas, shapes, colors) -> _
     radius = rng.uniform(*rules.radius) * min(height, width) * shape.size
     inset = radius * rng.uniform(0.7, 1.0)
     x, y = (rng.uniform(min(inset, side / 2), max(side - inset, side / 2)) for side in (width, height))
+    host = drafts[-1] if drafts and drafts[-1].shape in HOLLOW and rng.random() < _INSIDE else None
+    if host is not None:
+        radius, (x, y) = host.radius * rng.uniform(0.4, 0.52), host.center
+        if radius < 0.07 * min(height, width):
+            return None
     for other in drafts:
-        if math.hypot(x - other.center[0], y - other.center[1]) < rules.near * (radius + other.radius):
+        if other is not host and math.hypot(x - other.center[0], y - other.center[1]) < rules.near * (
+            radius + other.radius
+        ):
             return None
     x0, x1, y0, y1 = (max(0, int(v)) for v in (x - radius, x + radius, y - radius, y + radius))
-    below = canvas[y0:y1:4, x0:x1:4]
-    if np.linalg.norm(LAB[color] - to_lab(below.reshape(-1, 3).mean(0))) < rules.contrast:
+    if math.dist(LAB[color], mean_lab(canvas[y0:y1, x0:x1])) < rules.contrast:
         return None
     # A stroke of less than 2 px would not be visible as a line.
     ops = shape.draw(rng, max(rng.uniform(*rules.stroke), 2.0 / radius))
@@ -194,22 +209,28 @@ def _shadow(rng, draft: _Draft, canvas: np.ndarray) -> None:
 
 def _object(index: int, drafts: list[_Draft], labels: np.ndarray) -> SceneObject:
     draft = drafts[index]
-    mask = labels == index + 1
     inside, part = draft.window(labels.shape)
-    ys, xs = np.nonzero(mask[inside])
-    whole = draft.alpha >= 128
-    over = np.bincount(labels[inside][whole[part]], minlength=len(drafts) + 1)[1:]
-    behind = {j: int(n) for j, n in enumerate(over) if j != index and n}
-    columns, rows = np.flatnonzero(whole.any(0)), np.flatnonzero(whole.any(1))
+    whole = cv2.compare(draft.alpha, 127, cv2.CMP_GT)
+    within = labels[inside]
+    mask = np.zeros(labels.shape, bool)
+    shown = mask[inside]
+    np.equal(within, index + 1, out=shown)
     mask.flags.writeable = False
+    over = np.bincount(within[whole[part] > 0], minlength=len(drafts) + 1)[1:].tolist()
+    touched = np.unique(within[cv2.dilate(whole, None)[part] > 0]).tolist()
+    pixels = shown.view(np.uint8)
+    moments = cv2.moments(pixels, binaryImage=True)
+    left, top = inside[1].start, inside[0].start
+    x, y, w, h = cv2.boundingRect(pixels)
     return SceneObject(
         mask,
         draft.color,
         draft.shape,
         draft.texture,
         z=index,
-        center=(float(xs.mean() + inside[1].start), float(ys.mean() + inside[0].start)),
-        extent=float(max(columns[-1] - columns[0], rows[-1] - rows[0]) + 1),
-        visible=len(xs) / draft.area,
-        behind=behind,
+        center=(left + moments["m10"] / moments["m00"], top + moments["m01"] / moments["m00"]),
+        box=(left + x, top + y, left + x + w - 1, top + y + h - 1),
+        extent=float(max(cv2.boundingRect(whole)[2:])),
+        visible=moments["m00"] / draft.area,
+        behind={label - 1: over[label - 1] for label in touched if label > index + 1},
     )

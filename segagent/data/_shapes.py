@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -23,14 +25,26 @@ class Shape:
     size: float = 1.0  # radius, relative to that of other objects
 
 
+@cache
+def _steps(n: int) -> np.ndarray:
+    return np.linspace(0, 1, n)
+
+
 def arc(start: float, end: float, radius: float = 1.0, n: int = 40, x: float = 0.0, y: float = 0.0) -> np.ndarray:
     """(n, 2) points of a circular arc; angles in degrees, clockwise from +x."""
-    t = np.radians(np.linspace(start, end, n))
-    return np.stack([x + radius * np.cos(t), y + radius * np.sin(t)], axis=1)
+    t = _steps(n) * math.radians(end - start) + math.radians(start)
+    points = np.empty((n, 2))
+    points[:, 0], points[:, 1] = x + radius * np.cos(t), y + radius * np.sin(t)
+    return points
+
+
+@cache
+def _unit_circle() -> np.ndarray:
+    return arc(0, 352.5, 1.0, 48)
 
 
 def circle(radius: float = 1.0, x: float = 0.0, y: float = 0.0) -> np.ndarray:
-    return arc(0, 352.5, radius, 48, x, y)
+    return _unit_circle() * radius + (x, y)
 
 
 def polygon(n: int, radius: float = 1.0, first: float = -90.0) -> np.ndarray:
@@ -259,28 +273,28 @@ _ALIKE = (
     tuple(f"letter {name}" for name in _LETTERS),
 )
 ALIKE = {a: frozenset(b for group in _ALIKE if a in group for b in group) | {a} for a in SHAPES}
+ALIKE["letter"] = frozenset().union(*(ALIKE[f"letter {name}"] for name in _LETTERS))
 
 
 def coverage(ops: list[Op], radius: float, degrees: float, mirror: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
     """Rasterises ops, scaled to `radius` px and rotated: alpha (h, w) uint8, and the (x, y) in it of the shape's origin."""
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    matrix = np.array([(c, s), (-s, c)]) * radius
-    if mirror:
-        matrix[0] *= -1
-    placed = [(kind, points @ matrix, width * radius) for kind, points, width in ops]
-    drawn = [(points, width / 2 + 2) for kind, points, width in placed if kind != "hole"]
-    low = np.floor(np.min([p.min(0) - w for p, w in drawn], axis=0)).astype(int)
-    high = np.ceil(np.max([p.max(0) + w for p, w in drawn], axis=0)).astype(int)
-    w, h = high - low
-    canvas = np.zeros((h * _SUPERSAMPLE, w * _SUPERSAMPLE), np.uint8)
-    for kind, points, width in placed:
-        # Pixel centres are at integers: a supersampled pixel s covers [s/2 - 1/2, s/2).
-        grid = ((points - low + 0.5) * _SUPERSAMPLE - 0.5) * (1 << _SHIFT)
-        grid = np.rint(grid).astype(np.int32)
+    c, s = radius * math.cos(math.radians(degrees)), radius * math.sin(math.radians(degrees))
+    flip = -1 if mirror else 1
+    points = np.concatenate([points for _, points, _ in ops]) @ np.array([(c * flip, s * flip), (-s, c)])
+    margin = max(width for _, _, width in ops) * radius / 2 + 2
+    (x0, y0), (x1, y1) = np.floor(points.min(0) - margin).tolist(), np.ceil(points.max(0) + margin).tolist()
+    # Pixel centres are at integers: pixel p of the supersampled canvas covers [p/2, (p + 1)/2) + x0 - 1/2.
+    grid = ((points - (x0 - 0.5, y0 - 0.5)) * _SUPERSAMPLE - 0.5) * (1 << _SHIFT)
+    grid = np.rint(grid).astype(np.int32)
+    width, height = int(x1 - x0), int(y1 - y0)
+    canvas = np.zeros((height * _SUPERSAMPLE, width * _SUPERSAMPLE), np.uint8)
+    start = 0
+    for kind, part, stroke in ops:
+        path = grid[start : start + len(part)]
+        start += len(part)
         if kind in ("fill", "hole"):
-            cv2.fillPoly(canvas, [grid], 255 if kind == "fill" else 0, cv2.LINE_AA, _SHIFT)
+            cv2.fillPoly(canvas, [path], 255 if kind == "fill" else 0, cv2.LINE_AA, _SHIFT)
         else:
-            thick = max(1, round(width * _SUPERSAMPLE))
-            cv2.polylines(canvas, [grid], kind == "loop", 255, thick, cv2.LINE_AA, _SHIFT)
-    alpha = cv2.resize(canvas, (int(w), int(h)), interpolation=cv2.INTER_AREA)
-    return alpha, (int(-low[0]), int(-low[1]))
+            thick = max(1, round(stroke * radius * _SUPERSAMPLE))
+            cv2.polylines(canvas, [path], kind == "loop", 255, thick, cv2.LINE_AA, _SHIFT)
+    return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), (int(-x0), int(-y0))

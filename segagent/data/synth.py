@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segagent.data._expressions import KINDS, expressions, vocabulary
+from segagent.data._english import vocabulary
+from segagent.data._expressions import KINDS, Expression, expressions, one_expression
 from segagent.data._scenes import LEVELS, Scene, SceneObject, make_scene
 from segagent.errors import DataError
 from segagent.types import Sample
@@ -64,21 +65,29 @@ class HRESSynth(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.count))]
-        level, inner, index = self._where(index)
+        level, inner, _ = self._where(index)
         rng = self._rng(level, inner)
         scene = make_scene(rng, level, self._size(rng))
-        text, targets, kind = _one(expressions(scene, rng), rng)
-        target = scene.objects[targets[0]].mask if targets else np.zeros(scene.size, bool)
-        meta = {
-            "level": level,
-            "kind": kind,
-            "category": scene.objects[targets[0]].shape if targets else "",
-            "objects": len(scene.objects),
-            "index": index,
-        }
-        return Sample(scene.image, text, target, f"hres-synth/{self.split}/{level}/{inner:06d}", meta=meta)
+        return self._sample(scene, one_expression(scene, rng, ABSENT), self._id(level, inner))
 
-    def scene(self, index: int) -> tuple[Scene, list[tuple[str, tuple[int, ...], str]]]:
+    def samples(self, index: int) -> list[Sample]:
+        """The scene of sample `index` with every expression made for it: many samples at the price of one picture."""
+        level, inner, _ = self._where(index)
+        scene, found = self.scene(index)
+        return [self._sample(scene, one, f"{self._id(level, inner)}/{n}") for n, one in enumerate(found)]
+
+    def _id(self, level: str, inner: int) -> str:
+        return f"hres-synth/{self.split}/{level}/{inner:06d}"
+
+    @staticmethod
+    def _sample(scene: Scene, expression: Expression, name: str) -> Sample:
+        text, targets, kind = expression
+        target = scene.objects[targets[0]].mask if targets else np.zeros(scene.size, bool)
+        category = scene.objects[targets[0]].shape if targets else ""
+        meta = {"level": scene.level, "kind": kind, "category": category, "objects": len(scene.objects)}
+        return Sample(scene.image, text, target, name, meta=meta)
+
+    def scene(self, index: int) -> tuple[Scene, list[Expression]]:
         """The whole scene of a sample, and all expressions made for it."""
         level, inner, _ = self._where(index)
         rng = self._rng(level, inner)
@@ -108,16 +117,3 @@ class HRESSynth(Sequence):
             return height, width
         scale = self.size / max(height, width)
         return max(64, round(height * scale)), max(64, round(width * scale))
-
-
-def _one(found: list[tuple[str, tuple[int, ...], str]], rng: np.random.Generator) -> tuple[str, tuple[int, ...], str]:
-    """One of a scene's expressions: first whether it denotes nothing, then the kind, then the expression."""
-    groups: dict[str, list] = {}
-    for item in found:
-        groups.setdefault(item[2], []).append(item)
-    absent = groups.pop("absent", [])
-    if absent and (rng.random() < ABSENT or not groups):
-        return absent[rng.integers(len(absent))]
-    kinds = sorted(groups)
-    group = groups[kinds[rng.integers(len(kinds))]]
-    return group[rng.integers(len(group))]
