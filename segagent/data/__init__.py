@@ -11,12 +11,14 @@ _WHERE = {
     "read_coco": "coco",
     "read_reasonseg": "reasonseg",
     "read_folder": "folder",
+    **dict.fromkeys(("build_hres", "load_hres", "push_hres"), "hres"),
 }
 __all__ = list(_WHERE)
 
 if TYPE_CHECKING:
     from segagent.data.coco import read_coco
     from segagent.data.folder import read_folder
+    from segagent.data.hres import build_hres, load_hres, push_hres
     from segagent.data.reasonseg import read_reasonseg
     from segagent.data.refer import read_refer
     from segagent.data.synth import expressions, hres_synth, make_scene, vocabulary

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,16 +18,16 @@ from segagent.types import Sample
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class Samples(Sequence[Sample]):
-    """Samples that are read when asked for. `records` are small; `make(record)` reads one and raises SegAgentError.
+class SampleStream(Iterable[Sample]):
+    """Samples that can only be gone through, again and again. `make(record)` reads one and raises SegAgentError.
 
-    `errors` "raise" stops an iteration at the first sample that cannot be read; "skip" goes on and notes it in `skipped`
-    ({sample id: what is wrong}, which the reader may have begun). Indexing always raises.
+    `errors` "raise" stops at the first sample that cannot be read; "skip" goes on and notes it in `skipped`
+    ({sample id: what is wrong}, which the reader may have begun).
     """
 
     def __init__(
         self,
-        records: Sequence[Any],
+        records: Iterable[Any],
         make: Callable[[Any], Sample],
         *,
         name: str,
@@ -37,20 +37,6 @@ class Samples(Sequence[Sample]):
         self.name, self.errors = name, check_errors(errors)
         self.skipped = {} if skipped is None else skipped
         self._records, self._make = records, make
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Samples: ...
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return Samples(
-                self._records[index], self._make, name=self.name, errors=self.errors, skipped=dict(self.skipped)
-            )
-        return self._read(self._records[index])
 
     def __iter__(self) -> Iterator[Sample]:
         for record in self._records:
@@ -70,6 +56,29 @@ class Samples(Sequence[Sample]):
             raise
         except SegAgentError as error:
             raise DataError(f"Sample {sample_id(record)} of {self.name}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: a stream of samples, {len(self.skipped)} skipped>"
+
+
+class Samples(SampleStream, Sequence[Sample]):
+    """Samples that are read when asked for. Indexing raises for one that cannot be read, whatever `errors` says."""
+
+    _records: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Samples: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Samples(
+                self._records[index], self._make, name=self.name, errors=self.errors, skipped=dict(self.skipped)
+            )
+        return self._read(self._records[index])
 
     def __repr__(self) -> str:
         return f"<{self.name}: {len(self)} samples, {len(self.skipped)} skipped>"
