@@ -1,0 +1,289 @@
+"""MLLMPolicy: a multimodal language model as the policy and as its own process reward model (paper, sections 3.2 and 3.4).
+
+"Read once, decide many": vision and prompts of all observations go through the model once, as one batch. The predicted IoU and
+all proposals are decoded from that one prefill, whose keys and values are kept (see `generation`).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segagent import _torchvision
+from segagent.errors import CheckpointError, ExpressionError, GrammarError, ImageError, SegAgentError
+from segagent.grammar import Grammar, Parsed
+from segagent.masks import OVERLAY_COLORS, overlay
+from segagent.policy import Observation, Proposal
+from segagent.types import Box, Click
+
+_torchvision.mend()
+
+from segagent.digits import Digits, expected_iou  # noqa: E402
+from segagent.fallback import PlainDecoder, PlainStart  # noqa: E402
+from segagent.generation import Decoder, Drafts, Said, Start, supports  # noqa: E402
+from segagent.pretrained import check_processor, control_tokens, end_tokens, load  # noqa: E402
+
+RETRY_TEMPERATURE = 1.0  # at which a malformed greedy answer is sampled again
+_HEADS = ("current miou:", "current iou:")  # how an answer begins, in lower case
+_IOU = re.compile(rf"(?:{'|'.join(_HEADS)})\s*(?:\d+(?:\.\d*)?)?\.?\s*")
+_OPENING_LIMIT = 24  # tokens
+_SMALLEST = 8  # px, the shorter side of what a processor gets; some mistake a height of 1 or 3 for colour channels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MLLMReading:
+    """One observation, read. It holds the keys and values of its batch for as long as it lives."""
+
+    policy: MLLMPolicy
+    start: Start | PlainStart  # after what was said of the IoU
+    said: Said
+    size: tuple[int, int]  # the image's (height, width)
+    predicted_iou: float | None
+    text: str  # what was said of the IoU; empty when that was nothing or not of the grammar
+
+    def propose(self, candidates: int = 1, temperature: float = 0.0, seed: int | None = None) -> list[Proposal]:
+        """At most `candidates` proposals of different texts, in the order drawn; empty when no valid text came.
+
+        All go on from the greedy IoU. Temperature 0 gives the greedy proposal alone, whatever `candidates` is.
+        """
+        return self.propose_many([self], candidates, temperature, [seed])[0]
+
+    @classmethod
+    def propose_many(
+        cls,
+        readings: Sequence[MLLMReading],
+        candidates: int = 1,
+        temperature: float = 0.0,
+        seeds: Sequence[int | None] | None = None,
+    ) -> list[list[Proposal]]:
+        """`propose` for several readings, of any reads, decoded in one batch (one for each policy that they come from).
+
+        A reading's proposals depend on its own seed, not on what shares the batch; the first k are the same for any
+        number of candidates from k, up to duplicates, which are merged.
+        """
+        seeds = [None] * len(readings) if seeds is None else list(seeds)
+        if len(seeds) != len(readings):
+            raise SegAgentError(f"{len(readings)} readings and {len(seeds)} seeds: give one seed for each reading.")
+        if candidates < 1 or not 0 <= temperature < float("inf"):
+            raise SegAgentError(
+                f"candidates is a count from 1 and temperature a number from 0; got {candidates} and {temperature}."
+            )
+        results: list[list[Proposal]] = [[] for _ in readings]
+        for policy in dict.fromkeys(reading.policy for reading in readings):
+            rows = [i for i, reading in enumerate(readings) if reading.policy is policy]
+            found = policy._propose([readings[i] for i in rows], candidates, temperature, [seeds[i] for i in rows])
+            for i, proposals in zip(rows, found, strict=True):
+                results[i] = proposals
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model is asked; what MLLMPolicy takes besides model, processor and grammar."""
+
+    color: str = "green"  # of the painted mask: a name of masks.OVERLAY_COLORS, which the prompt says
+    alpha: float = 0.5  # of the painted mask
+    max_new_tokens: int = 48  # of an answer
+    attempts: int = 4  # how often an answer is sampled until it is of the grammar
+    iou_reading: str = (
+        "greedy"  # or "expected": the mean over the IoU's digits (see `digits`) in place of the likeliest ones
+    )
+    reuse: bool = True  # of keys and values; without it everything runs through model.generate
+
+    def __post_init__(self) -> None:
+        if self.color not in OVERLAY_COLORS:
+            raise SegAgentError(f"Unknown overlay colour {self.color!r}: use {', '.join(OVERLAY_COLORS)}.")
+        if not 0 < self.alpha <= 1:
+            raise SegAgentError(f"The overlay's alpha lies in (0, 1]; got {self.alpha}.")
+        if self.attempts < 1 or self.max_new_tokens <= _OPENING_LIMIT:
+            raise SegAgentError(
+                f"attempts is a count from 1 and max_new_tokens one above {_OPENING_LIMIT}; "
+                f"got {self.attempts} and {self.max_new_tokens}."
+            )
+        if self.iou_reading not in ("greedy", "expected"):
+            raise SegAgentError(f"Unknown iou_reading {self.iou_reading!r}: use greedy or expected.")
+
+
+class MLLMPolicy:
+    """Any `AutoModelForImageTextToText` with its `AutoProcessor`. Threads may share one; they take turns at the model."""
+
+    def __init__(self, model: Any, processor: Any, grammar: Grammar | None = None, **settings: Any) -> None:
+        """`settings` are those of `Settings`. Raises SegAgentError for these, CheckpointError for the processor."""
+        self.model, self.processor, self.grammar = model.eval(), processor, grammar or Grammar()
+        self.settings = Settings(**settings)
+        check_processor(processor)
+        self._tokenizer = processor.tokenizer
+        self._lock = threading.Lock()
+        self._prompt = lru_cache(256)(self._render)
+        self._is_opening = lru_cache(8192)(self._matches_opening)
+        end, limit = end_tokens(model, self._tokenizer), self.settings.max_new_tokens
+        if self.settings.reuse and supports(model):
+            self._decoder = Decoder(model, end, limit, Drafts(self._examples()))
+        else:
+            self._decoder = PlainDecoder(model, end, limit)
+        self._digits = Digits.of(self._tokenizer) if self.settings.iou_reading == "expected" else None
+        if self._digits is not None and isinstance(self._decoder, PlainDecoder):
+            raise CheckpointError(
+                "The expected IoU needs a model whose keys and values can be reused: use the greedy IoU."
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        grammar: Grammar | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "auto",
+        **options: Any,
+    ) -> MLLMPolicy:
+        """The policy of a checkpoint: a folder, or a repository of the Hub. Raises CheckpointError.
+
+        `device` is cuda where there is one, else cpu. `options` are those of `Settings`, and for the rest what transformers'
+        `from_pretrained` takes: revision, token, cache_dir, local_files_only, trust_remote_code, device_map, …
+        """
+        settings = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
+        model, processor = load(str(path_or_repo), dtype, options)
+        if "device_map" not in options:
+            model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model, processor, grammar, **settings)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether proposals go on from the keys and values of the read, or run through `model.generate`."""
+        return isinstance(self._decoder, Decoder)
+
+    def read(self, observations: Sequence[Observation]) -> list[MLLMReading]:
+        """One reading each, from one batched prefill. Raises ExpressionError or ImageError for what no model can read."""
+        batches = [observations] if self.reuses else [[o] for o in observations]
+        pictures = [[self._picture(o) for o in batch] for batch in batches]
+        readings = []
+        with torch.inference_mode(), self._lock:
+            for batch, images in zip(batches, pictures, strict=True):
+                if batch:
+                    readings += self._read(batch, images)
+        return readings
+
+    def _read(self, observations: Sequence[Observation], images: Sequence[Image.Image]) -> list[MLLMReading]:
+        inputs = self._inputs([self._prompt(o.expression) for o in observations], images)
+        openings = self._decoder.read(inputs, lambda tokens: self._is_opening(tuple(tokens)))
+        texts = [self._text(o.said) for o in openings]
+        whole = [len(o.said.tokens) < _OPENING_LIMIT for o in openings]  # longer ones were cut off, perhaps in a number
+        parsed = [self._parse(text, (1, 1)) if known else None for text, known in zip(texts, whole, strict=True)]
+        ious = [answer and answer.predicted_iou for answer in parsed]
+        told = [i for i, iou in enumerate(ious) if iou is not None]
+        if self._digits is not None and told:
+            for i, iou in zip(
+                told, expected_iou(self._decoder, [openings[i] for i in told], self._digits), strict=True
+            ):
+                ious[i] = iou
+        readings = []
+        for observation, opening, iou, text in zip(observations, openings, ious, texts, strict=True):
+            if iou is None:
+                start, said, text = opening.prompt, Said([]), ""
+            else:
+                start, said = opening.start, opening.said
+            readings.append(MLLMReading(self, start, said, observation.state.size, iou, text))
+        return readings
+
+    def _propose(
+        self, readings: Sequence[MLLMReading], candidates: int, temperature: float, seeds: Sequence[int | None]
+    ) -> list[list[Proposal]]:
+        seeds = [np.random.SeedSequence().entropy if seed is None else seed & (2**64 - 1) for seed in seeds]
+        pending = [(i, k) for i in range(len(readings)) for k in range(candidates if temperature else 1)]
+        found: dict[tuple[int, int], Proposal] = {}
+        for attempt in range(self.settings.attempts):
+            said = [
+                Said(
+                    list(readings[i].said.tokens),
+                    readings[i].said.logprob,
+                    np.random.default_rng([seeds[i], attempt, k]).random(self.settings.max_new_tokens + 1),
+                )
+                for i, k in pending
+            ]
+            heat = temperature or (RETRY_TEMPERATURE if attempt else 0.0)
+            with torch.inference_mode(), self._lock:
+                self._decoder.go_on([readings[i].start for i, _ in pending], said, heat)
+                texts = [self._text(answer) for answer in said]
+            for key, answer, text in zip(pending, said, texts, strict=True):
+                parsed = self._parse(text, readings[key[0]].size)
+                if parsed is not None:
+                    found[key] = Proposal(parsed.action, text, answer.logprob)
+            pending = [key for key in pending if key not in found]
+            if not pending:
+                break
+        merged: list[dict[str, Proposal]] = [{} for _ in readings]
+        for (i, _), proposal in sorted(found.items(), key=lambda item: item[0]):
+            merged[i].setdefault(proposal.text, proposal)
+        return [list(proposals.values()) for proposals in merged]
+
+    def _picture(self, observation: Observation) -> Image.Image:
+        """The image with the mask painted on: all that the model sees of a state."""
+        painted = overlay(observation.image, observation.mask, self.settings.color, self.settings.alpha)
+        factor = -(-_SMALLEST // min(painted.shape[:2]))
+        if factor > 1:
+            painted = painted.repeat(factor, axis=0).repeat(factor, axis=1)
+        return Image.fromarray(painted)
+
+    def _render(self, expression: str) -> str:
+        text = self.grammar.ask(expression, self.settings.color)
+        for token in control_tokens(self.processor):  # typed by a user they are words
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+        return self.processor.apply_chat_template([message], add_generation_prompt=True)
+
+    def _inputs(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        # No special tokens beyond the template's, as in training with TRL; on the left, for decoding goes on at the right.
+        try:
+            inputs = self.processor(
+                images=[[image] for image in images],
+                text=list(prompts),
+                padding=True,
+                padding_side="left",
+                add_special_tokens=False,
+                return_tensors="pt",
+            )
+        except ValueError as error:
+            raise ImageError(f"The model's processor cannot take this picture: {error}") from error
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        needed = int(inputs["attention_mask"].sum(-1).max()) + self.settings.max_new_tokens
+        if room is not None and needed > room:
+            raise ExpressionError(
+                f"Prompt and answer need {needed} tokens and the model has room for {room}: shorten the expression."
+            )
+        return dict(inputs.to(self.model.device, self.model.dtype))
+
+    def _text(self, said: Said) -> str:
+        decode = self._tokenizer.decode
+        return decode(said.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
+    def _parse(self, text: str, size: tuple[int, int]) -> Parsed | None:
+        try:
+            return self.grammar.parse(text, size)
+        except GrammarError:
+            return None
+
+    def _matches_opening(self, tokens: tuple[int, ...]) -> bool:
+        """Whether these tokens begin, or are, what an answer says of the IoU."""
+        if len(tokens) > _OPENING_LIMIT:
+            return False
+        text = self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False).lower().lstrip()
+        return any(head.startswith(text) for head in _HEADS) or _IOU.fullmatch(text) is not None
+
+    def _examples(self, count: int = 400) -> list[list[int]]:
+        """Tokens of answers of the grammar, with every form in it."""
+        rng = np.random.default_rng(0)
+        texts = []
+        for i, (x, y, iou) in enumerate(rng.random((count, 3)) * [999, 999, 1]):
+            action = Box(x / 2, y / 2, x, y) if i % 10 == 0 else Click(x, y, positive=i % 2 == 1)
+            texts.append(self.grammar.format(action, iou, (1000, 1000)))
+        return self._tokenizer(texts, add_special_tokens=False)["input_ids"]
