@@ -4,7 +4,9 @@
 
 Three rules: at most `--steps` actions; stop at an IoU of `--stop`; cut a trajectory before an action that gains less than
 `--gain`. Not all start from the empty mask: some from the segmenter's mask of the target's box, of random points in that
-box, or of a point beside the target, as the paper does for diversity and for refinement. Each shard depends on the seed and
+box, or of a point beside the target, as the paper does for diversity and for refinement. With `--decisions` no segmenter is
+asked at all: one decision of F_sim on a mask that was made wrong, hundreds a second, for where to click first and for the PRM
+(rule three, which needs the segmenter, does not apply to these). Each shard depends on the seed and
 its own number alone, and is written whole or not at all: after an interruption the same command makes the rest.
 """
 
@@ -22,14 +24,15 @@ import numpy as np
 from tqdm import tqdm
 
 from segagent.annotator import SimulatedAnnotator
+from segagent.data.corruptions import corrupt
 from segagent.environment import Environment, reward
 from segagent.errors import DataError
 from segagent.masks import box_of
-from segagent.policy import seed_for
+from segagent.policy import Observation, seed_for
 from segagent.rollout import rollout
 from segagent.segmenters import load_segmenter
 from segagent.trajectories import features, to_row
-from segagent.types import Action, Box, Click, Sample, State, Trajectory
+from segagent.types import Action, Box, Click, Sample, State, Trajectory, Transition
 
 INITIAL = ("empty", "box", "points", "beside")
 log = logging.getLogger(__name__)
@@ -80,6 +83,22 @@ def simulate(
     return Trajectory(sample, tuple(kept)) if kept else None
 
 
+def decide(sample: Sample, *, stop: float, empty: float, seed: int) -> Trajectory:
+    """One decision of F_sim on a mask made wrong without a segmenter; on the empty mask in a share `empty` of all."""
+    rng = np.random.default_rng(seed_for(seed, sample.id, len(INITIAL) + 1))
+    kind = "empty" if rng.random() < empty else None
+    mask, kind = corrupt(sample.target, rng, kind, sample.meta.get("others", ()))
+    state = State(sample.image, mask)
+    annotator = SimulatedAnnotator(sample.target, sample.ignore, stop_iou=stop)
+    action = annotator.read([Observation(state, sample.expression, sample.id)])[0].propose()[0].action
+    value = reward(state, sample.target, sample.ignore)
+    transition = Transition(
+        state, action, state, iou=value, reward=value if action is None else None, origin="simulated",
+        end="stop" if action is None else None, details=kind,
+    )  # fmt: skip
+    return Trajectory(sample, (transition,))
+
+
 def make_shard(
     number: int, *, samples: Sequence[Sample], out: Path, size: int, segmenter: str, source: str, seed: int, **rules
 ) -> dict[str, int]:
@@ -89,8 +108,9 @@ def make_shard(
     from datasets import Dataset
 
     cv2.setNumThreads(1)
-    environment = Environment(load_segmenter(segmenter))
-    shares = rules.pop("shares")
+    shares, decisions = rules.pop("shares"), rules.pop("decisions")
+    rules.pop("scenes")
+    environment = None if decisions else Environment(load_segmenter(segmenter))
     counts = {"trajectories": 0, "actions": 0, "stops": 0, "discarded": 0, "unreadable": 0}
     rows = []
     for index in range(number * size, min((number + 1) * size, len(samples))):
@@ -100,12 +120,16 @@ def make_shard(
             log.warning("Sample %d is skipped: %s", index, error)
             counts["unreadable"] += 1
             continue
-        kind = str(np.random.default_rng(seed_for(seed, sample.id, -1 % 2**32)).choice(INITIAL, p=shares))
-        trajectory = simulate(environment, sample, kind=kind, seed=seed, **rules)
+        if decisions:
+            trajectory = decide(sample, stop=rules["stop"], empty=shares[0], seed=seed)
+            kind = trajectory.transitions[0].details
+        else:
+            kind = str(np.random.default_rng(seed_for(seed, sample.id, len(INITIAL))).choice(INITIAL, p=shares))
+            trajectory = simulate(environment, sample, kind=kind, seed=seed, **rules)
         if trajectory is None:
             counts["discarded"] += 1
             continue
-        rows.append(to_row(trajectory, segmenter=segmenter, source=source, initial=kind))
+        rows.append(to_row(trajectory, segmenter="" if decisions else segmenter, source=source, initial=kind))
         counts["trajectories"] += 1
         counts["actions"] += len(trajectory.steps)
         counts["stops"] += trajectory.end == "stop"
@@ -115,21 +139,45 @@ def make_shard(
     return counts
 
 
-def open_source(name: str, count: int | None) -> Sequence[Sample]:
+class SynthExpressions(Sequence):
+    """HRES-Synth's train split with several expressions for each scene, one sample each: scenes cost more than words."""
+
+    def __init__(self, level: str | None, count: int, size: int | None, each: int) -> None:
+        from segagent.data import hres_synth
+
+        self.scenes, self.count, self.each = hres_synth("train", level, -(-count // each), size), count, each
+        self._last: tuple[int, tuple] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        number, nth = divmod(index, self.each)
+        if self._last is None or self._last[0] != number:
+            self._last = number, self.scenes.scene(number)
+        scene, found = self._last[1]
+        found = [item for item in found if item[1]]
+        text, (target, *_), kind = found[np.random.default_rng([number, nth]).integers(len(found))]
+        others = [item.mask for i, item in enumerate(scene.objects) if i != target]
+        meta = {"level": scene.level, "kind": kind, "others": others}
+        return Sample(
+            scene.image, text, scene.objects[target].mask, f"hres-synth/{scene.level}/{number}/{nth}", meta=meta
+        )
+
+
+def open_source(name: str, count: int, size: int | None, each: int) -> Sequence[Sample]:
     """Samples by name: "hres-synth[:level]"."""
     kind, _, level = name.partition(":")
     if kind != "hres-synth":
         raise DataError(f"Unknown source {name!r}: use hres-synth or hres-synth:LEVEL.")
-    from segagent.data import hres_synth
-
-    return hres_synth("train", level=level or None, count=count)
+    return SynthExpressions(level or None, count, size, each)
 
 
 def generate(out: Path, samples: Sequence[Sample], *, workers: int, size: int, settings: dict) -> dict[str, int]:
     """All shards that are not there yet. Raises DataError where `out` holds shards of other settings."""
     out.mkdir(parents=True, exist_ok=True)
     record = out / "settings.json"
-    text = json.dumps({**settings, "samples": len(samples), "shard": size}, indent=1, default=str)
+    text = json.dumps({**settings, "shard": size}, indent=1)
     if record.exists() and record.read_text() != text:
         raise DataError(f"{out} holds trajectories made with other settings (settings.json): choose another --out.")
     record.write_text(text)
@@ -148,6 +196,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--source", default="hres-synth")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=None, help="px, longest side of HRES-Synth's scenes")
+    parser.add_argument("--each", type=int, default=3, help="expressions for each scene of HRES-Synth")
     parser.add_argument("--segmenter", default="grabcut")
     parser.add_argument("--steps", type=int, default=7, help="T, the most actions of a trajectory")
     parser.add_argument("--stop", type=float, default=0.9, help="tau_stop, an IoU")
@@ -155,6 +205,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--initial", type=float, nargs=4, default=(0.7, 0.1, 0.1, 0.1), metavar=("EMPTY", "BOX", "POINTS", "BESIDE")
     )
+    parser.add_argument("--decisions", action="store_true", help="single decisions on made masks, without a segmenter")
     parser.add_argument("--shard", type=int, default=500, help="samples a file")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
@@ -162,11 +213,11 @@ def main(argv: list[str] | None = None) -> None:
     shares = np.array(args.initial) / sum(args.initial)
     settings = {
         "segmenter": args.segmenter, "source": args.source, "seed": args.seed, "steps": args.steps,
-        "stop": args.stop, "gain": args.gain, "shares": shares.tolist(),
+        "stop": args.stop, "gain": args.gain, "shares": shares.tolist(), "scenes": [args.size, args.each],
+        "decisions": args.decisions,
     }  # fmt: skip
-    counts = generate(
-        args.out, open_source(args.source, args.samples), workers=args.workers, size=args.shard, settings=settings
-    )
+    samples = open_source(args.source, args.samples, args.size, args.each)
+    counts = generate(args.out, samples, workers=args.workers, size=args.shard, settings=settings)
     print(f"{args.out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 

@@ -124,7 +124,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=int, default=192, help="of the text model; a multiple of 32")
     parser.add_argument("--layers", type=int, default=4, help="of the text model")
-    parser.add_argument("--scenes", type=int, default=400, help="of HRES-Synth's train whose words the tokenizer learns")
+    parser.add_argument(
+        "--scenes", type=int, default=400, help="of HRES-Synth's train whose words the tokenizer learns"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 

@@ -42,7 +42,9 @@ HEADS = {"color": len(COLORS), "shape": len(SHAPES), "sign": 3, "x1": 10, "x2": 
 def token_targets(scene, mask: np.ndarray) -> dict[str, np.ndarray]:
     """name → (GRID, GRID) targets for the object that covers each cell most; IGNORE where none covers a tenth of it."""
     height, width = mask.shape
-    cover = np.stack([cv2.resize(o.mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for o in scene.objects])
+    cover = np.stack(
+        [cv2.resize(o.mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for o in scene.objects]
+    )
     rows = []
     for item in scene.objects:
         value, click = iou(mask, item.mask), next_click(mask, item.mask)
@@ -51,7 +53,16 @@ def token_targets(scene, mask: np.ndarray) -> dict[str, np.ndarray]:
             continue
         x, y = int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100)
         rows.append(
-            (COLORS.index(item.color), SHAPES.index(item.shape), int(click.positive), x // 10, x % 10, y // 10, y % 10, value)
+            (
+                COLORS.index(item.color),
+                SHAPES.index(item.shape),
+                int(click.positive),
+                x // 10,
+                x % 10,
+                y // 10,
+                y % 10,
+                value,
+            )
         )
     table = np.array(rows, np.float32)
     under = cover.argmax(axis=0)
@@ -161,7 +172,12 @@ def train(model, out: Path, *, minutes: float, batch: int, rate: float, seed: in
         now = time.monotonic()
         seconds, last = seconds + now - last, now
         if steps % 50 == 0:
-            record = {"steps": steps, "samples": steps * batch, "seconds": round(seconds), "loss": round(loss.item(), 3)}
+            record = {
+                "steps": steps,
+                "samples": steps * batch,
+                "seconds": round(seconds),
+                "loss": round(loss.item(), 3),
+            }
             record |= {k: round(v, 3) for k, v in accuracies(logits, targets).items()}
             log.write(json.dumps(record) + "\n")
             log.flush()
@@ -169,7 +185,12 @@ def train(model, out: Path, *, minutes: float, batch: int, rate: float, seed: in
         done = seconds >= 60 * minutes
         if done or seconds - last_saved > 180:
             last_saved = seconds
-            state = {"probe": probe.state_dict(), "optimizer": optimizer.state_dict(), "seconds": seconds, "steps": steps}
+            state = {
+                "probe": probe.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "seconds": seconds,
+                "steps": steps,
+            }
             torch.save(state, saved.with_suffix(".tmp"))
             saved.with_suffix(".tmp").rename(saved)
         if done:
@@ -191,9 +212,7 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32)
-    train(
-        model, args.out, minutes=args.minutes, batch=args.batch, rate=args.rate, seed=args.seed, workers=args.workers
-    )
+    train(model, args.out, minutes=args.minutes, batch=args.batch, rate=args.rate, seed=args.seed, workers=args.workers)
     model.save_pretrained(args.out)
     AutoProcessor.from_pretrained(args.model).save_pretrained(args.out)
     print(f"{args.out}: vision tower and projector trained")

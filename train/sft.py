@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-
 from segagent._torchvision import mend
 from segagent.errors import DataError
 from segagent.grammar import Grammar
@@ -24,7 +23,9 @@ def load_trajectories(folders: list[Path]):
 
     files = [str(file) for folder in folders for file in sorted(folder.glob("*.parquet"))]
     if not files:
-        raise DataError(f"No .parquet file in {', '.join(map(str, folders))}: make some with `python -m train.generate`.")
+        raise DataError(
+            f"No .parquet file in {', '.join(map(str, folders))}: make some with `python -m train.generate`."
+        )
     return Dataset.from_parquet(files)
 
 
@@ -62,7 +63,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="a folder or a repository of the Hub")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of trajectory shards")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--freeze-vision", action="store_true", help="train the projector and the language model only (the paper's)")
+    parser.add_argument(
+        "--freeze-vision", action="store_true", help="train the projector and the language model only (the paper's)"
+    )
     parser.add_argument("--prompt", default=None, help="with {expression} and {color}; for nano: '{expression}'")
     parser.add_argument("--color", default="green")
     parser.add_argument("--alpha", type=float, default=0.5)
