@@ -357,7 +357,7 @@ def test_loads_the_image_part_of_a_video_checkpoint(tmp_path):
 
 
 def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
-    with pytest.raises(CheckpointError, match=r"No SAM checkpoint can be loaded from .*nothing"):
+    with pytest.raises(CheckpointError, match=r"No model can be loaded from .*nothing"):
         SamSegmenter.from_pretrained(tmp_path / "nothing", local_files_only=True)
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(SegmenterError, match="is a bert model: give a checkpoint of sam, sam2"):
@@ -367,7 +367,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
     model.save_pretrained(folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="No SAM checkpoint can be loaded"):
+    with pytest.raises(CheckpointError, match="No model can be loaded"):
         SamSegmenter.from_pretrained(folder)
     model.save_pretrained(folder, state_dict={k: v for k, v in model.state_dict().items() if "mask_decoder" not in k})
     with pytest.raises(CheckpointError, match=r"lacks .* of the weights of a SamModel"):

@@ -17,8 +17,9 @@ from PIL import Image
 from torch.nn import functional
 
 from segagent import _torchvision
-from segagent.errors import CheckpointError, SegmenterError
+from segagent.errors import SegmenterError
 from segagent.segmenters.base import EmbeddingCache, Prediction
+from segagent.segmenters.weights import faults_of, load_pretrained
 from segagent.types import Box, Click, State
 
 MASK_LOGIT = 10.0  # what stands for "surely" where a mask without logits is fed back
@@ -234,30 +235,17 @@ class SamSegmenter(PromptSegmenter):
         Raises CheckpointError where there is none or it is broken, SegmenterError where it is of another kind of model.
         """
         _torchvision.mend()
-        import safetensors
         import transformers
 
         name = str(name_or_path)
-        try:
+        with faults_of(name):
             config = transformers.AutoConfig.from_pretrained(name, **options)
-            family = FAMILIES.get(config.model_type)
-            if family is None:
-                raise SegmenterError(
-                    f"{name} is a {config.model_type} model: give a checkpoint of {', '.join(sorted(FAMILIES))}."
-                )
-            model, loading = getattr(transformers, family.model).from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, **options
+        family = FAMILIES.get(config.model_type)
+        if family is None:
+            raise SegmenterError(
+                f"{name} is a {config.model_type} model: give a checkpoint of {', '.join(sorted(FAMILIES))}."
             )
-        except SegmenterError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-            reason = (str(error).strip().splitlines() or [repr(error)])[0]
-            raise CheckpointError(f"No SAM checkpoint can be loaded from {name}: {reason}") from error
-        if loading["missing_keys"]:
-            raise CheckpointError(
-                f"{name} lacks {len(loading['missing_keys'])} of the weights of a {family.model}, "
-                f"e.g. {min(loading['missing_keys'])}: it is another model's, or was saved in part."
-            )
+        model = load_pretrained(getattr(transformers, family.model), name, **options)
         normalisation = _normalisation(name, options)
         return cls(
             model, family=family, reference=f"sam:{name}", normalisation=normalisation, device=device, cache=cache

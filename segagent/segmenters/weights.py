@@ -1,16 +1,19 @@
-"""Reads `.pth` files without running what a pickle may hold."""
+"""Opens checkpoints: `.pth` files without running what a pickle may hold, transformers' with faults as one sentence."""
 
 from __future__ import annotations
 
 import pickle
 import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 
-from segagent.errors import CheckpointError
+from segagent.errors import CheckpointError, SegAgentError
 
 # What torch.load raises on files that are cut, changed or no pickles at all.
 _BROKEN = (
@@ -60,3 +63,27 @@ def _foreign(path: Path, packages: tuple[str, ...]) -> list[str]:
     except ValueError:  # a file of PyTorch before 1.6, which cannot be asked
         return []
     return [name for name in names if name.partition(".")[0] in packages]
+
+
+def load_pretrained(model_class: Any, name: str, **options: Any) -> torch.nn.Module:
+    """`model_class.from_pretrained` in float32, refusing a checkpoint that lacks weights. Raises CheckpointError."""
+    with faults_of(name):
+        model, loading = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+    if loading["missing_keys"]:
+        raise CheckpointError(
+            f"{name} lacks {len(loading['missing_keys'])} of the weights of a {model_class.__name__}, "
+            f"e.g. {min(loading['missing_keys'])}: it is another model's, or was saved in part."
+        )
+    return model
+
+
+@contextmanager
+def faults_of(name: str) -> Iterator[None]:
+    """What transformers raises when a folder or repository cannot be loaded becomes a CheckpointError."""
+    try:
+        yield
+    except SegAgentError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise CheckpointError(f"No model can be loaded from {name}: {reason}") from error
