@@ -140,15 +140,18 @@ class SegAgent:
             color=config.color,
             alpha=config.alpha,
             max_new_tokens=config.max_new_tokens,
+            attempts=config.attempts,
+            iou_reading=config.iou_reading,
             device=device,
-            dtype=dtype,
+            dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,
         )
         return cls(policy, segmenter, config)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Writes the whole checkpoint; `folder` shows nothing until all of it is written. Raises CheckpointError."""
-        if not hasattr(self.policy, "save_pretrained"):
+        model = getattr(self.policy, "model", None)
+        if model is None:
             raise CheckpointError(f"A {type(self.policy).__name__} has no model to save.")
         target = Path(folder).expanduser().absolute()
         if target.exists() and not target.is_dir():
@@ -158,9 +161,10 @@ class SegAgent:
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
                 fresh = Path(temporary) / "checkpoint"
                 fresh.mkdir()
-                self.policy.save_pretrained(fresh)
+                model.save_pretrained(fresh)
+                self.policy.processor.save_pretrained(fresh)
                 reference = save_segmenter(self.segmenter.reference, fresh / SEGMENTER)
-                config = replace(self.config, segmenter=reference)
+                config = replace(self.config, segmenter=reference, grammar=self.policy.grammar, **self._decoding())
                 (fresh / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
                 move_into(fresh, target)
         except OSError as error:
@@ -238,6 +242,13 @@ class SegAgent:
             )
         return predicted
 
+    def _decoding(self) -> dict[str, Any]:
+        """The policy's settings that a checkpoint keeps; they, not the config, are what it was trained or made with."""
+        settings = self.policy.settings
+        return {
+            name: getattr(settings, name) for name in ("color", "alpha", "max_new_tokens", "attempts", "iou_reading")
+        }
+
     def _sample(self, image: Any, expression: str) -> Sample:
         return Sample(load_image(image), check_expression(expression))
 
@@ -254,7 +265,7 @@ class SegAgent:
         steps = self.config.steps if steps is None else steps
         candidates = self.config.candidates if candidates is None else candidates
         temperature = self.config.temperature if temperature is None else temperature
-        check_run(steps, candidates, temperature)
+        check_run(steps, candidates, temperature, seed)
         if candidates > 1:
             raise SegAgentError("Search over several candidates is not there yet: leave candidates at 1.")
         start = self.environment.reset(sample, None if mask is None else load_mask(mask, sample.size))

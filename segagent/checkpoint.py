@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ class AgentConfig:
     segmenter: str = "grabcut"  # what load_segmenter takes, or "segmenter": the checkpoint's folder of that name
     steps: int = 7  # clicks at most
     candidates: int = 1  # K of the paper's Algorithm 2
-    temperature: float = 0.0  # of the sampled candidates; 0 is greedy
-    max_new_tokens: int = 64  # of one answer
+    temperature: float = 0.0  # of sampled clicks; 0 takes the likeliest
+    max_new_tokens: int = 48  # of one answer
+    attempts: int = 4  # how often an answer is sampled until it is of the grammar
+    iou_reading: str = "greedy"  # or "expected"; see mllm.Settings, which knows what these three may be
 
     def __post_init__(self) -> None:
         check_run(self.steps, self.candidates, self.temperature)
@@ -46,20 +48,21 @@ class AgentConfig:
             raise CheckpointError(f"The overlay's color is one of {', '.join(OVERLAY_COLORS)}; got {self.color!r}.")
         if not _number(self.alpha) or not 0 < self.alpha <= 1:
             raise CheckpointError(f"The overlay's alpha is over 0 and at most 1; got {self.alpha!r}.")
-        if not _whole(self.max_new_tokens) or self.max_new_tokens < 1:
-            raise CheckpointError(f"max_new_tokens is a whole number from 1; got {self.max_new_tokens!r}.")
-        if not isinstance(self.segmenter, str) or not self.segmenter:
-            raise CheckpointError(f"The segmenter is named by a string; got {self.segmenter!r}.")
+        for name, kind in (("max_new_tokens", int), ("attempts", int), ("iou_reading", str), ("segmenter", str)):
+            if type(getattr(self, name)) is not kind or not getattr(self, name):
+                raise CheckpointError(
+                    f"{name} is a {'whole number' if kind is int else 'name'}; got {getattr(self, name)!r}."
+                )
 
     def to_dict(self) -> dict[str, Any]:
-        search = {name: getattr(self, name) for name in _SEARCH}
         return {
             "version": VERSION,
             "segagent": __version__,
             "grammar": self.grammar.to_dict(),
             "overlay": {"color": self.color, "alpha": self.alpha},
             "segmenter": self.segmenter,
-            "search": search,
+            "search": {name: getattr(self, name) for name in _SEARCH},
+            "decoding": {name: getattr(self, name) for name in _DECODING},
         }
 
     @classmethod
@@ -74,30 +77,33 @@ class AgentConfig:
                 f"The checkpoint was saved in format {values['version']} by segagent {values.get('segagent', '?')}, and "
                 f"segagent {__version__} reads formats up to {VERSION}: upgrade segagent."
             )
-        parts = {name: values.get(name, {}) for name in ("grammar", "overlay", "search")}
+        parts = {name: values.get(name, {}) for name in ("grammar", "overlay", "search", "decoding")}
         for name, part in parts.items():
             if not isinstance(part, Mapping):
                 raise CheckpointError(f"In {CONFIG}, {name} is an object; got {part!r}.")
-        settings = {**parts["overlay"], **parts["search"]}
-        unknown = (set(values) - set(cls().to_dict())) | (set(settings) - {f.name for f in fields(cls)})
+        settings = {**parts["overlay"], **parts["search"], **parts["decoding"]}
+        unknown = (set(values) - set(cls().to_dict())) | (set(settings) - {"color", "alpha", *_SEARCH, *_DECODING})
         if unknown:
             raise CheckpointError(f"Unknown settings in {CONFIG}: {', '.join(sorted(unknown))}.")
         settings["segmenter"] = values.get("segmenter", cls.segmenter)
         try:
             return cls(grammar=Grammar.from_dict(dict(parts["grammar"])), **settings)
-        except (SegAgentError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{CONFIG} is malformed: {error}") from error
 
 
-_SEARCH = ("steps", "candidates", "temperature", "max_new_tokens")
+_SEARCH = ("steps", "candidates", "temperature")
+_DECODING = ("max_new_tokens", "attempts", "iou_reading")
 
 
-def check_run(steps: int, candidates: int, temperature: float) -> None:
+def check_run(steps: int, candidates: int, temperature: float, seed: int = 0) -> None:
     """Raises SegAgentError where these are no settings of a run."""
     if not _whole(steps) or steps < 0:
         raise SegAgentError(f"steps counts clicks: a whole number from 0; got {steps!r}.")
     if not _whole(candidates) or candidates < 1:
         raise SegAgentError(f"candidates is a whole number from 1; got {candidates!r}.")
+    if not _whole(seed) or seed < 0:
+        raise SegAgentError(f"seed is a whole number from 0; got {seed!r}.")
     if not _number(temperature) or temperature < 0 or not math.isfinite(temperature):
         raise SegAgentError(f"temperature is a number from 0; got {temperature!r}.")
 
@@ -143,6 +149,10 @@ def find_checkpoint(
     """
     name = fspath(path_or_repo)
     folder = Path(name).expanduser()
+    if not name:
+        raise CheckpointError(
+            "The checkpoint's name is empty: give a folder, or a repository on the Hub as owner/name."
+        )
     if folder.is_file():
         raise CheckpointError(f"{name} is a file: give the folder that it is in.")
     if not folder.is_dir():
@@ -187,7 +197,7 @@ def _snapshot(
             f"{repo}{at} is not on this machine and the Hub cannot be reached or was not asked: download it first, or "
             "give a local folder."
         ) from error
-    except OSError as error:  # what else the network and the disk do
+    except (OSError, errors.HTTPError) as error:  # what else the disk and the network do
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{repo}{at} cannot be downloaded: {reason}") from error
 
@@ -249,7 +259,7 @@ def upload(
     message: str,
 ) -> str:
     """Uploads a checkpoint's folder in one commit, which also removes a former model's shards; → the commit's address."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, errors
 
     api = HfApi(token=token)
     try:
@@ -265,7 +275,7 @@ def upload(
             commit_message=message,
             delete_patterns=["*.safetensors", "*.safetensors.index.json"],
         )
-    except (OSError, ValueError) as error:  # the network's, the Hub's, and those of malformed names
+    except (OSError, ValueError, errors.HTTPError) as error:  # the disk's, the network's, those of malformed names
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"The checkpoint cannot be uploaded to {repo}: {reason}") from error
     return str(info.commit_url)
