@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segagent.data import expressions, hres_synth, make_scene, vocabulary
+from segagent.data import build_hres_synth, expressions, hres_synth, load_hres, make_scene, vocabulary
 from segagent.data.synth import KINDS, LEVELS
+from segagent.data.synth_shards import complexity
 from segagent.errors import DataError
 
 # An evaluator of the English that shares nothing with the generator: it parses the text with regular expressions and measures
@@ -179,6 +180,51 @@ def test_words_are_of_the_vocabulary():
                 assert set(text.split()) <= words
                 assert kind in KINDS
                 assert (kind == "absent") == (targets == ())
+
+
+def test_masks_agree_with_the_picture():
+    """Within its mask an object has its colour, just outside of it the picture differs: masks are neither shifted nor grown."""
+    for seed in range(20):
+        scene = make_scene(np.random.default_rng(seed), "easy", (256, 256))
+        lab = cv2.cvtColor(scene.image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        for thing in scene.objects:
+            core = cv2.erode(thing.mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            rim = (cv2.dilate(thing.mask.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~(
+                cv2.dilate(thing.mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            )
+            rim &= ~np.any([other.mask for other in scene.objects], axis=0)
+            if thing.texture != "plain" or core.sum() < 30 or not rim.any():
+                continue
+            color = np.median(lab[core], axis=0)
+            off = np.linalg.norm(lab - color, axis=-1)
+            assert np.median(off[core]) < 8
+            assert np.median(off[rim]) > 15
+
+
+def test_shards_are_what_load_dataset_and_load_hres_read(tmp_path):
+    from datasets import load_dataset
+
+    written = build_hres_synth(tmp_path / "set", {"train": 4, "test": 3}, size=(80, 96))
+    assert written == {"train": 4, "test": 3}
+    rows = load_dataset(str(tmp_path / "set"), split="test", cache_dir=str(tmp_path / "cache"))
+    samples = hres_synth("test", count=3, size=(80, 96))
+    for row, sample in zip(rows, samples, strict=True):
+        assert (row["id"], row["expression"], row["level"]) == (sample.id, sample.expression, sample.meta["level"])
+        assert (np.asarray(row["image"]) == sample.image).all()
+        assert ((np.asarray(row["mask"]) > 0) == sample.target).all()
+    again = load_hres(tmp_path / "set", "train", cache_dir=tmp_path / "cache")
+    assert [sample.id for sample in again] == [sample.id for sample in hres_synth("train", count=4)]
+
+
+def test_complexity_is_that_of_known_figures():
+    y, x = np.mgrid[:201, :201] - 100
+    assert complexity(np.hypot(x, y) <= 80) == pytest.approx(1, abs=0.15)
+    side = np.zeros((201, 201), bool)
+    side[40:160, 40:160] = True
+    assert complexity(side) == pytest.approx(4 / np.pi, rel=0.03)
+    ring = (np.hypot(x, y) <= 80) & (np.hypot(x, y) > 76)
+    assert complexity(ring) == pytest.approx((156 * 2) ** 2 / (80**2 - 76**2) / 4, rel=0.25)
+    assert complexity(side & ~side) is None
 
 
 def test_bad_names_are_told():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     **dict.fromkeys(("hres_synth", "make_scene", "expressions", "vocabulary"), "synth"),
+    **dict.fromkeys(("build_hres_synth", "push_hres_synth"), "synth_shards"),
     "read_refer": "refer",
     "read_coco": "coco",
     "read_reasonseg": "reasonseg",
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from segagent.data.reasonseg import read_reasonseg
     from segagent.data.refer import read_refer
     from segagent.data.synth import expressions, hres_synth, make_scene, vocabulary
+    from segagent.data.synth_shards import build_hres_synth, push_hres_synth
 
 
 def __getattr__(name: str) -> Any:
