@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ _BACK_ENDS = {
     "grabcut": ("grabcut", "GrabCutSegmenter", ""),
     "sam": ("sam", "SamSegmenter", "<repository or folder>"),
     "segment-anything": ("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
+    "simpleclick": ("simpleclick", "SimpleClickSegmenter", "<file.pth, repository or folder>"),
 }
 # model_type of a transformers config.json → the back end that runs it
 _MODEL_TYPES = {
-    **dict.fromkeys(("sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_tracker_video"), "sam"),
+    **dict.fromkeys(("sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_tracker_video", "sam3_video"), "sam"),
+    "simpleclick": "simpleclick",
 }
 
 
@@ -51,10 +54,10 @@ def _resolve(name_or_path: str) -> tuple[str, str]:
     """(back end, what comes after its colon) of a bare folder, repository or file. Raises SegmenterError."""
     path = Path(name_or_path).expanduser()
     if path.suffix in (".pth", ".pt"):
-        size = next((s for s in ("vit_b", "vit_l", "vit_h") if s in path.name.lower()), None)
+        size = re.search(r"vit_[blh](?![a-z])", path.name.lower())  # SimpleClick's are named …vit_base, vit_large, …
         if size is None:
             raise SegmenterError(f"Which model {path.name} is cannot be told from its name: write {_forms()}.")
-        return "segment-anything", f"{size}:{name_or_path}"
+        return "segment-anything", f"{size[0]}:{name_or_path}"
     if name_or_path and path.is_dir():
         config = path / "config.json"
     elif name_or_path.count("/") == 1 and not path.is_absolute() and " " not in name_or_path:
