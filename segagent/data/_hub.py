@@ -14,6 +14,7 @@ from segagent.errors import DataError
 @contextmanager
 def explained(repo: str, doing: str) -> Iterator[None]:
     """Turns what the Hub, the network and the disk raise into a DataError about `repo`."""
+    from datasets.exceptions import DatasetsError
     from huggingface_hub import errors
 
     try:
@@ -24,9 +25,7 @@ def explained(repo: str, doing: str) -> Iterator[None]:
         raise DataError(
             f"{repo!r} is no name of a repository: it is owner/name, in letters, digits, - _ and ."
         ) from error
-    except (errors.LocalEntryNotFoundError, ConnectionError) as error:
-        raise DataError(f"Cannot {doing} {repo}: the Hub cannot be reached, and it is not in the cache.") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, errors.HTTPError, DatasetsError) as error:
         raise DataError(f"Cannot {doing} {repo}: {_reason(error)}") from error
 
 
@@ -47,6 +46,10 @@ def _reason(error: BaseException) -> str:
             return "there is no such repository, or it is private: check the name, or log in with `hf auth login`."
         if isinstance(each, errors.HfHubHTTPError):
             return _status(each.response.status_code, each.server_message)
+        if isinstance(each, errors.LocalEntryNotFoundError):
+            return "it is not in the cache, and the Hub cannot be reached or was not asked."
+        if isinstance(each, errors.HTTPError):
+            return f"the connection to the Hub failed ({each}): check the network and try again."
         if isinstance(each, OSError) and each.errno == errno.ENOSPC:
             return "the disk is full: free some space."
     first = next((line for each in chain for line in str(each).splitlines() if line.strip()), type(chain[0]).__name__)
