@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from json.decoder import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ class Annotations:
         self.categories: dict[int, str] = {}
         self.twice: list[int] = []  # annotation ids that came again; the first counts
         try:
-            for key, value, offset, length in _elements(self._text()):
+            for key, value, offset, length in elements(read_bytes_as_text(path)):
                 self._add(key, value, offset, length)
         except (JSONDecodeError, RecursionError) as error:
             raise DataError(f"{str(path)!r} is not JSON: {error}.") from error
@@ -57,12 +57,6 @@ class Annotations:
             ) from error
         if not self.images:
             raise DataError(f"{str(path)!r} lists no images: it is not a COCO instances file.")
-
-    def _text(self) -> str:
-        try:
-            return self.path.read_bytes().decode("latin-1")  # so that a character is a byte; see _plain
-        except OSError as error:
-            raise DataError(f"{str(self.path)!r} cannot be read: {error.strerror}.") from error
 
     def _add(self, key: str, value: Any, offset: int, length: int) -> None:
         if key == "images":
@@ -96,12 +90,7 @@ class Annotations:
         """(H, W) bool: polygons merged, or a crowd's RLE. Raises DataError."""
         picture = self.image_of(annotation.image_id, f"Annotation {annotation.id}")
         size = (picture.height, picture.width)
-        try:
-            with self.path.open("rb") as stream:
-                stream.seek(annotation.offset)
-                outline = json.loads(stream.read(annotation.length)).get("segmentation")
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError(f"{str(self.path)!r} has changed since it was opened: open it again ({error}).") from error
+        outline = read_element(self.path, annotation.offset, annotation.length).get("segmentation")
         try:
             mask = from_rle(outline) if isinstance(outline, dict) else from_polygons(outline or [], size)
         except MaskError as error:
@@ -121,6 +110,27 @@ class Annotations:
         return mask
 
 
+def read_bytes_as_text(path: Path) -> str:
+    """The file with a character for each byte, so that places in it are places in the file. Raises DataError."""
+    try:
+        return path.read_bytes().decode("latin-1")
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+
+
+def read_element(path: Path, offset: int, length: int) -> dict[str, Any]:
+    """The JSON object at a place in a file. Raises DataError."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            value = json.loads(stream.read(length))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(path)!r} has changed since it was opened: open it again ({error}).") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{str(path)!r} has changed since it was opened: open it again.")
+    return value
+
+
 def _plain(text: str) -> str:
     """The text in UTF-8, as it was written, though it was read as Latin-1; an escaped \\u00e9 is right already."""
     try:
@@ -129,23 +139,36 @@ def _plain(text: str) -> str:
         return text
 
 
-def _elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
-    """(key, element, offset, length) of each element of the lists in a JSON object; other values are passed over."""
+def elements(text: str) -> Iterator[tuple[str, Any, int, int]]:
+    """(key, element, offset, length) of each element of the lists in a JSON object; other values are passed over.
+
+    A file that is itself a list has the key "". Raises JSONDecodeError.
+    """
     decode = JSONDecoder().raw_decode
+    at = _skip(text, 0)
+    if text[at : at + 1] == "[":
+        yield from _list(text, at, "")
+        return
     at = _expect(text, 0, "{")
     while text[at : at + 1] != "}":
         key, at = decode(text, at)
         at = _expect(text, at, ":")
-        if text[at : at + 1] != "[":
-            _, at = decode(text, at)
+        if text[at : at + 1] == "[":
+            at = yield from _list(text, at, key)
         else:
-            at = _skip(text, at + 1)
-            while text[at : at + 1] != "]":
-                value, end = decode(text, at)
-                yield key, value, at, end - at
-                at = _next(text, end, "]")
-            at += 1
+            _, at = decode(text, at)
         at = _next(text, at, "}")
+
+
+def _list(text: str, at: int, key: str) -> Generator[tuple[str, Any, int, int], None, int]:
+    """The elements of the list that begins at `at`; → the place after it."""
+    decode = JSONDecoder().raw_decode
+    at = _skip(text, at + 1)
+    while text[at : at + 1] != "]":
+        value, end = decode(text, at)
+        yield key, value, at, end - at
+        at = _next(text, end, "]")
+    return at + 1
 
 
 def _skip(text: str, at: int) -> int:
