@@ -105,21 +105,28 @@ def _total(counts: bytes) -> int:
 
 
 def to_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[list[float]]:
-    """COCO polygons [x0, y0, x1, y1, …] of a (H, W) mask's outer contours, in pixels; holes are not representable.
+    """COCO polygons [x0, y0, x1, y1, …] of a (H, W) mask's outer contours; holes are not representable.
 
-    `tolerance` (px) simplifies by Douglas–Peucker. A region too small for three corners becomes its pixels' square.
+    As COCO has it, pixel (x, y) covers [x, x + 1) × [y, y + 1): the outline runs along the pixels' edges, and from_polygons
+    gives the mask back, its holes filled. `tolerance` (px) simplifies by Douglas–Peucker, but never to under three corners.
     """
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # OpenCV traces pixel centres. With each pixel doubled, the even ones of these are next to an edge at half their
+    # coordinate, the odd ones next to the edge after it.
+    doubled = np.repeat(np.repeat(mask.astype(np.uint8), 2, axis=0), 2, axis=1)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = []
     for contour in contours:
-        if tolerance > 0:
-            contour = cv2.approxPolyDP(contour, tolerance, True)
-        points = contour[:, 0].astype(float)
-        if len(points) < 3:
-            (x0, y0), (x1, y1) = points.min(0) - 0.5, points.max(0) + 0.5
-            points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-        polygons.append([float(v) for v in points.ravel()])
+        outline = _corners((contour[:, 0] + 1) // 2)
+        simpler = cv2.approxPolyDP(outline[:, None], tolerance, True)[:, 0] if tolerance > 0 else outline
+        polygons.append((simpler if len(simpler) > 2 else outline).ravel().astype(float).tolist())
     return polygons
+
+
+def _corners(points: np.ndarray) -> np.ndarray:
+    """The points (N, 2) of a closed outline at which it turns."""
+    points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    return points[(np.sign(before) != np.sign(after)).any(axis=1)]
 
 
 def from_polygons(polygons: list[list[float]], size: tuple[int, int]) -> np.ndarray:
