@@ -107,34 +107,33 @@ def _second_color(rng, color: str, rgb: list[float]) -> list[float]:
     )
 
 
-_TILE, _FIELD = 16, 1024
+_FIELD = 1024
 
 
 @cache
-def _field(texture: str) -> np.ndarray:
-    """(1024, 1024) uint8: the texture with a period of 16 px. About a third is the second colour: a colour's name holds."""
-    y, x = (np.mgrid[:256, :256] + 0.5) / 256 - 0.5
+def _field(texture: str, tile: int) -> np.ndarray:
+    """(1024, 1024) uint8: the texture with a period of `tile` px. About a third is the second colour: a colour's name holds."""
+    y, x = (np.mgrid[:512, :512] + 0.5) / 512 - 0.5
     if texture == "striped":
         on = np.abs(x) < 0.19
     elif texture == "dotted":
         on = np.hypot(x, y) < 0.29
     else:
         on = (x * y > 0) * 0.85
-    tile = cv2.resize(on.astype(np.float32) * 255, (_TILE, _TILE), interpolation=cv2.INTER_AREA)
-    return np.tile(tile.astype(np.uint8), (_FIELD // _TILE,) * 2)
+    period = cv2.resize(on.astype(np.float32) * 255, (tile, tile), interpolation=cv2.INTER_AREA)
+    return np.tile(period.astype(np.uint8), (_FIELD // tile,) * 2)
 
 
 def _texture(rng, texture: str, size: tuple[int, int], period: float) -> np.ndarray:
     """(H, W) uint8, how much of the second colour: the texture turned and scaled to `period` px."""
-    angle, scale = rng.uniform(0, np.pi), _TILE / period
+    tile = 16 if period < 24 else 64  # near the scale it is drawn at: neither aliased nor blurred
+    angle, scale = rng.uniform(0, np.pi), tile / period
     c, s = scale * math.cos(angle), scale * math.sin(angle)
     # From the middle of the field, so that the window, turned, hardly ever leaves it; where it does, it wraps (slowly).
-    x, y = (
-        _FIELD / 2 + rng.uniform(0, _TILE) - 0.5 * v for v in (c * size[1] - s * size[0], s * size[1] + c * size[0])
-    )
-    wrap = scale * math.hypot(*size) > _FIELD - 2 * _TILE
+    x, y = (_FIELD / 2 + rng.uniform(0, tile) - 0.5 * v for v in (c * size[1] - s * size[0], s * size[1] + c * size[0]))
+    wrap = scale * math.hypot(*size) > _FIELD - 2 * tile
     return cv2.warpAffine(
-        _field(texture),
+        _field(texture, tile),
         np.float64([(c, -s, x), (s, c, y)]),
         size[::-1],
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
