@@ -29,9 +29,9 @@ _POINT = rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)"
 _TEXT = re.compile(
     rf"\s*(?:Current m?IO?U:\s*(?P<iou>\d+(?:\.\d+)?)\s*\.?\s*)?"
     rf"(?:(?P<sign>Positive|Negative) point:\s*(?P<point>{_POINT})|Box:\s*(?P<box>{_POINT}\s*,\s*{_POINT}))?\s*\.?\s*",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,
 )
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
 
 class Parsed(NamedTuple):
