@@ -32,6 +32,7 @@ from segagent.images import load_image, load_mask
 from segagent.masks import overlay, to_polygons, to_rle
 from segagent.policy import Observation, Policy, ScriptedPolicy
 from segagent.rollout import collect, rollout
+from segagent.search import GreedySearch
 from segagent.segmenters import Segmenter, load_segmenter
 from segagent.types import Action, Sample, State, Trajectory, Transition
 
@@ -223,7 +224,8 @@ class SegAgent:
         """The run's transitions as they are made, the closing one last. What is wrong with the input is raised at once.
 
         image: see load_image. mask: where to start (see load_mask). steps, candidates, temperature: instead of the
-        checkpoint's; steps counts all clicks. seed: of what is sampled. clicks: a person's, done first.
+        checkpoint's; steps counts all clicks, and more than one candidate makes it the paper's search (see `search`).
+        seed: of what is sampled. clicks: a person's, done first.
         """
         return self._run(self._sample(image, expression), mask, clicks, steps, candidates, temperature, seed)
 
@@ -266,15 +268,21 @@ class SegAgent:
         candidates = self.config.candidates if candidates is None else candidates
         temperature = self.config.temperature if temperature is None else temperature
         check_run(steps, candidates, temperature, seed)
-        if candidates > 1:
-            raise SegAgentError("Search over several candidates is not there yet: leave candidates at 1.")
         start = self.environment.reset(sample, None if mask is None else load_mask(mask, sample.size))
         for click in clicks:
             check_action(start, click)
-        return self._transitions(sample, start, clicks, max(0, steps - len(clicks)), temperature, seed)
+        policy = self.policy if candidates == 1 else GreedySearch(self.policy, self.environment, candidates)
+        return self._transitions(policy, sample, start, clicks, max(0, steps - len(clicks)), temperature, seed)
 
     def _transitions(
-        self, sample: Sample, state: State, clicks: Sequence[Action], steps: int, temperature: float, seed: int
+        self,
+        policy: Policy,
+        sample: Sample,
+        state: State,
+        clicks: Sequence[Action],
+        steps: int,
+        temperature: float,
+        seed: int,
     ) -> Iterator[Transition]:
         """A person's clicks, then at most `steps` of the policy's."""
         for transition in rollout(self.environment, ScriptedPolicy(clicks), sample, steps=len(clicks), start=state):
@@ -282,5 +290,5 @@ class SegAgent:
                 state = transition.next_state
                 yield transition
         yield from rollout(
-            self.environment, self.policy, sample, steps=steps, start=state, temperature=temperature, seed=seed
+            self.environment, policy, sample, steps=steps, start=state, temperature=temperature, seed=seed
         )
