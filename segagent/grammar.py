@@ -84,6 +84,7 @@ class Grammar:
 
     def parse(self, text: str, size: tuple[int, int]) -> Parsed:
         """The action and predicted IoU in `text`, on an image of `size` (height, width). Raises GrammarError."""
+        text = " ".join(text.split())  # also because long white space makes the expression try every way to divide it
         match = _TEXT.fullmatch(text)
         if match is None or not text.strip(" ."):
             raise GrammarError(f"Not an answer of the grammar: {text[:200]!r}.")

@@ -126,6 +126,8 @@ def test_what_models_say_a_little_differently(text: str):
         "Positive point: (٤١٢, ١٣٣)",
         "(" * 5000,
         "9" * 100_000,
+        "Current mIoU: 0" + " " * 50_000 + "x",
+        "Positive point: (4" + " \n" * 50_000,
     ],
 )
 def test_malformed_text_is_one_named_error(text: str):
