@@ -182,7 +182,7 @@ def load_hres(
         rows = rows.cast_column(column, Image(decode=False))
     if streaming:
         return SampleStream(rows, from_row, name=name, errors=errors)
-    return Samples(_Rows(rows), from_row, name=name, errors=errors)
+    return Samples(Rows(rows), from_row, name=name, errors=errors)
 
 
 def from_row(row: Mapping[str, Any]) -> Sample:
@@ -193,7 +193,7 @@ def from_row(row: Mapping[str, Any]) -> Sample:
     return Sample(load_image(image), row["expression"], load_mask(mask), row["id"], meta=meta)
 
 
-class _Rows(Sequence[dict[str, Any]]):
+class Rows(Sequence[dict[str, Any]]):
     """A `datasets.Dataset` as a sequence: a slice is one too, and an iteration reads in the data set's own batches."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -204,7 +204,7 @@ class _Rows(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return _Rows(self.dataset.select(range(*index.indices(len(self)))))
+            return Rows(self.dataset.select(range(*index.indices(len(self)))))
         return self.dataset[index]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
