@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MODULES = {
     "evaluate": "the metrics of a checkpoint or of simulated clicks on a data set",
     "benchmark": "the speed of the parts on this machine",
+    "data": "build, inspect, push, export and score data sets",
 }
 
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():  # a script reads errors there, not the progress of a download
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         if arguments and arguments[0] in MODULES:
             return importlib.import_module(f"segagent.{arguments[0]}").main(arguments[1:]) or 0
