@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def train(model, out: Path, *, minutes: float, batch: int, rate: float, seed: in
     for images, targets in progress:
         share = min(seconds / (60 * minutes), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (steps + 1) / 100) * (0.5 * (1 + np.cos(np.pi * share)) * 0.98 + 0.02)
+            group["lr"] = rate * min(1.0, (steps + 1) / 100) * (0.5 * (1 + math.cos(math.pi * share)) * 0.98 + 0.02)
         logits = probe(images)
         loss = sum(losses(logits, targets).values())
         optimizer.zero_grad()
