@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,7 @@ class MLLMPolicy:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_repo: str | Path,
+        path_or_repo: str | PathLike[str],
         *,
         grammar: Grammar | None = None,
         device: str | torch.device | None = None,
@@ -148,11 +148,11 @@ class MLLMPolicy:
     ) -> MLLMPolicy:
         """The policy of a checkpoint: a folder, or a repository of the Hub. Raises CheckpointError.
 
-        `device` is cuda where there is one, else cpu. `options` are those of `Settings`, and for the rest what transformers'
-        `from_pretrained` takes: revision, token, cache_dir, local_files_only, trust_remote_code, device_map, …
+        `device` is cuda where there is one, else cpu. `options` are those of `Settings`; revision, subfolder, token,
+        local_files_only and trust_remote_code; and what else transformers' `from_pretrained` takes, such as device_map.
         """
         settings = {name: options.pop(name) for name in Settings.__dataclass_fields__ if name in options}
-        model, processor = load(str(path_or_repo), dtype, options)
+        model, processor = load(path_or_repo, dtype=dtype, **options)
         if "device_map" not in options:
             model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, processor, grammar, **settings)

@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
+import torch
+
 from segagent import _torchvision
+from segagent.checkpoint import find_checkpoint
 from segagent.errors import CheckpointError
 
 _torchvision.mend()
 
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
-# what concerns the files, and so both model and processor
-SHARED = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "trust_remote_code")
+# how transformers says that a file is missing, of another architecture, malformed, or needs a package that is not there
+_FAILURES = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError, StrictDataclassError)
 
 
-def load(name: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    """Model and processor of a folder or repository. Raises CheckpointError."""
-    if not Path(name).is_dir() and (Path(name).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name)):
-        raise CheckpointError(f"There is no checkpoint folder {name}: give a folder, or a repository as owner/name.")
+def load(
+    path_or_repo: str | PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Model and processor of a folder or of a repository of the Hub. `options` go to the model. Raises CheckpointError."""
+    folder = find_checkpoint(
+        path_or_repo,
+        revision=revision,
+        subfolder=subfolder,
+        token=token,
+        local_files_only=local_files_only,
+        code=trust_remote_code,
+    )
+    options = {"use_safetensors": True, "trust_remote_code": trust_remote_code, **options}
     part = "model"
     try:
         model, report = AutoModelForImageTextToText.from_pretrained(
-            name, dtype=dtype, output_loading_info=True, **{"use_safetensors": True, **options}
+            folder, dtype=dtype, output_loading_info=True, **options
         )
         part = "processor"
-        shared = (
-            "revision",
-            "token",
-            "cache_dir",
-            "local_files_only",
-            "force_download",
-            "subfolder",
-            "trust_remote_code",
-        )
-        processor = AutoProcessor.from_pretrained(name, **{key: options[key] for key in shared if key in options})
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"The checkpoint {name} has no {part} that transformers can load: {reason}") from error
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path_or_repo} has no {part} that transformers can load: {reason}") from error
     missing = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if missing:
         raise CheckpointError(
-            f"The checkpoint {name} lacks {len(missing)} of its model's weights ({missing[0]}, …): get its files again."
+            f"{path_or_repo} lacks {len(missing)} of its model's weights ({missing[0]}, …): get its files again."
         )
     return model, processor
 
