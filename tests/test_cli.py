@@ -326,7 +326,23 @@ def test_the_module_runs_and_exits_with_the_code():
     assert done.stderr == "segagent: The picture 'none.png' cannot be read: No such file or directory.\n"
 
 
-def test_the_embedded_model_on_a_photograph(tmp_path):
+def test_a_whole_process_with_a_model(tmp_path):
+    from tiny_models import speaker
+
+    from segagent import MLLMPolicy
+
+    SegAgent(MLLMPolicy(*speaker())).save_pretrained(tmp_path / "agent")
+    done = subprocess.run(
+        [sys.executable, "-m", "segagent", "segment", "-", "the cup", "--checkpoint", tmp_path / "agent", "--json"],
+        input=png(IMAGE),
+        capture_output=True,
+    )
+    assert done.stderr == b""
+    assert done.returncode == 0
+    assert load_mask(json.loads(done.stdout)["mask"]).shape == (40, 50)
+
+
+def test_the_embedded_model_on_a_photograph():
     photos = Path(__file__).parents[1].parent / "shared" / "data" / "davis_stills" / "JPEGImages"
     if not photos.is_dir():
         pytest.skip("../shared/data is absent")
