@@ -31,7 +31,7 @@ def mend() -> None:
     global _settled
     with _lock:
         if not _settled:
-            if importlib.util.find_spec("torchvision") is not None:
+            if _installed():
                 _import()
             _settled = True
 
@@ -39,8 +39,15 @@ def mend() -> None:
 def require(purpose: str) -> None:
     """Mends torchvision; raises MissingDependencyError, which names the `purpose`, where it is absent."""
     mend()
-    if importlib.util.find_spec("torchvision") is None:
+    if not _installed():
         raise MissingDependencyError(f"{purpose} needs torchvision, which is not installed: {INSTALL}")
+
+
+def _installed() -> bool:
+    try:
+        return importlib.util.find_spec("torchvision") is not None
+    except ImportError:  # an import hook may refuse it so
+        return False
 
 
 def _import() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +32,7 @@ assert CLIPImageProcessor()(image, return_tensors="pt")["pixel_values"].shape ==
 
 
 def python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
 
 
 def succeed(code: str) -> str:
@@ -109,18 +110,47 @@ except MissingDependencyError as error:
 
 
 def test_absent_is_no_trouble_until_something_needs_it():
-    code = """
+    code = f"""
+import sys
 from segagent import _torchvision
 from segagent.errors import MissingDependencyError
 _torchvision.mend()
-import sys
 assert "torchvision" not in sys.modules and "torch" not in sys.modules
 try:
     _torchvision.require("The segment-anything package")
 except MissingDependencyError as error:
     print(error)
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_sam import FAMILIES, Click, Environment, SamSegmenter, picture, start, tiny
+segmenter = SamSegmenter(tiny("sam2"), family=FAMILIES["sam2"])  # whose own image processor needs torchvision
+assert Environment(segmenter).step(start(picture()), Click(9, 9)).memory.shape == (32, 32)
+from segagent.segmenters.simpleclick_model import SimpleClickModel
+from segagent.segmenters.segment_anything import SegmentAnythingSegmenter
+try:
+    SegmentAnythingSegmenter.from_pretrained("vit_b:none.pth")
+except MissingDependencyError as error:
+    print(error)
 """
-    said = succeed(without("torchvision") + code + PROCESSORS)
-    assert said == (
+    said = succeed(without("torchvision") + code + PROCESSORS).splitlines()
+    assert said == 2 * [
         "The segment-anything package needs torchvision, which is not installed: pip install torchvision==0.28.0"
-    )
+    ]
+
+
+def test_a_hook_that_refuses_it_is_absence():
+    code = """
+import sys
+from segagent import _torchvision
+from segagent.errors import MissingDependencyError
+class Refuse:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "torchvision":
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse)
+_torchvision.mend()
+try:
+    _torchvision.require("A test")
+except MissingDependencyError as error:
+    print(error)
+"""
+    assert succeed(code).startswith("A test needs torchvision")
