@@ -30,7 +30,7 @@ _CLOSE = (
 )  # fmt: skip
 CLOSE = {a: frozenset(x for pair in _CLOSE if a in pair for x in pair) | {a} for a in COLORS}
 TEXTURES = ("plain", "striped", "dotted", "checkered")
-PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "grass", "gravel", "brick", "hubble_deep_field", "moon")
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "grass", "gravel", "brick", "hubble_deep_field", "camera")
 
 
 def to_lab(rgb: Sequence[float]) -> tuple[float, float, float]:

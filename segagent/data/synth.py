@@ -1,6 +1,6 @@
 """HRES-Synth: procedural scenes with thin and hollow objects, exact masks and unambiguous referring expressions.
 
-Everything is deterministic by (seed, split, level, index): `hres_synth("train")[5]` is the same on every machine with the
+Everything is deterministic by (seed, split, level, index): `hres_synth("train")[5]` is the same again with the
 pinned versions of numpy and OpenCV, and costs some milliseconds whenever it is asked for; nothing is stored.
 """
 
