@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # Commands that are a module of their own, whose main(arguments) is called.
 MODULES = {
-    "evaluate": "the metrics of a checkpoint or of simulated clicks on a data set",
-    "benchmark": "the speed of the parts on this machine",
+    "evaluate": "measure a checkpoint, or simulated clicks, on a data set",
+    "benchmark": "measure segmenters with simulated clicks on folders of masks",
     "data": "build, inspect, push, export and score data sets",
 }
 

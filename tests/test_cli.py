@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from test_agent import Columns, Sweep
 
 from segagent import Click, SegAgent, cli, load_image, load_mask
 from segagent.agent import NANO
+from segagent.errors import DataError
 from segagent.export import png, replay
 from segagent.masks import from_polygons
 
@@ -146,6 +148,21 @@ def test_options_reach_the_model(folder):
             },
         )
     ]
+
+
+@pytest.mark.parametrize("name", sorted(cli.MODULES))
+def test_commands_of_their_own(name, monkeypatch, capsys):
+    module = importlib.import_module(f"segagent.{name}")
+    given = []
+    monkeypatch.setattr(module, "main", given.append)
+    assert run(name, "--data", "x", "--help") == 0
+    assert given == [["--data", "x", "--help"]]
+
+    def fails(_):
+        raise DataError("There is no such data set.")
+
+    monkeypatch.setattr(module, "main", fails)
+    refused(capsys, "no such data set", name)
 
 
 # Bad input
