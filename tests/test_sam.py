@@ -291,6 +291,27 @@ def test_equals_the_processor_of_transformers(sam, size):
     np.testing.assert_array_equal(prediction.mask, expected.numpy())
 
 
+def test_equals_the_processor_of_sam2(tmp_path):
+    pytest.importorskip("torchvision")
+    segmenter = SamSegmenter(tiny("sam2"), family=FAMILIES["sam2"])
+    sizes = {"size": {"height": SIDE, "width": SIDE}, "mask_size": {"height": 32, "width": 32}}
+    processor = transformers.Sam2Processor(transformers.Sam2ImageProcessor(**sizes))
+    image = picture(SIDE, SIDE)
+    inputs = processor(image, input_points=[[[[20, 11]]]], input_labels=[[[1]]], return_tensors="pt")
+    size = inputs.pop("original_sizes")
+    with torch.inference_mode():
+        output = segmenter.model(**inputs, multimask_output=True)
+    best = int(output.iou_scores[0, 0].argmax())
+    prediction = segmenter.predict(segmenter.encode(image), [start(image)], [Click(20, 11)])[0]
+    np.testing.assert_allclose(prediction.memory, output.pred_masks[0, 0, best].clamp(-32, 32).numpy(), atol=1e-5)
+    np.testing.assert_array_equal(prediction.mask, processor.post_process_masks(output.pred_masks, size)[0][0, best])
+    # What a processor saves is where its numbers are read from.
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    segmenter.model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert SamSegmenter.from_pretrained(tmp_path)._mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
 @pytest.mark.parametrize("stretch", [False, True])
 @pytest.mark.parametrize("size", [(50, 80), (300, 200), (1, 1), (7, 900), (2000, 3)])
 def test_geometry(size, stretch):

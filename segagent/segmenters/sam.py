@@ -165,7 +165,7 @@ class PromptSegmenter:
         results: dict[int, Prediction] = {}
         for members in groups.values():
             logits, scores = self._decode(embedding.features, self._stack([rows[i] for i in members]))
-            best = logits[torch.arange(len(members)), scores.argmax(dim=1)]  # (K, h, w)
+            best = logits[torch.arange(len(members), device=logits.device), scores.argmax(dim=1)]  # (K, h, w)
             memory = best if self._limit is None else best.clamp(-self._limit, self._limit)
             for i, low, remembered in zip(members, best, memory.float().cpu().numpy(), strict=True):
                 results[i] = Prediction(embedding.geometry.mask(low), remembered.copy())
