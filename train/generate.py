@@ -27,6 +27,7 @@ from segagent.annotator import SimulatedAnnotator
 from segagent.data.corruptions import corrupt
 from segagent.environment import Environment, reward
 from segagent.errors import DataError
+from segagent.evaluate import First
 from segagent.masks import box_of
 from segagent.policy import Observation, seed_for
 from segagent.rollout import rollout
@@ -166,11 +167,13 @@ class SynthExpressions(Sequence):
 
 
 def open_source(name: str, count: int, size: int | None, each: int) -> Sequence[Sample]:
-    """Samples by name: "hres-synth[:level]"."""
+    """`count` samples of HRES-Synth ("hres-synth[:LEVEL]", several expressions for each scene), or any other data by one string."""
     kind, _, level = name.partition(":")
-    if kind != "hres-synth":
-        raise DataError(f"Unknown source {name!r}: use hres-synth or hres-synth:LEVEL.")
-    return SynthExpressions(level or None, count, size, each)
+    if kind == "hres-synth":
+        return SynthExpressions(level or None, count, size, each)
+    from segagent.data import sources
+
+    return First(sources.open_source(name), count)
 
 
 def generate(out: Path, samples: Sequence[Sample], *, workers: int, size: int, settings: dict) -> dict[str, int]:
