@@ -153,7 +153,7 @@ def test_deterministic_by_split_level_and_index(split):
         assert (a.image == b.image).all()
         assert (a.target == b.target).all()
     assert mixed[-1].id == mixed[8].id
-    assert [s.id for s in mixed[1:3]] == [mixed[1].id, mixed[2].id]
+    assert [s.id for s in mixed[1:7:2][1:]] == [mixed[3].id, mixed[5].id]
 
 
 def test_splits_levels_and_seeds_do_not_overlap():
@@ -167,6 +167,8 @@ def test_splits_levels_and_seeds_do_not_overlap():
 
 def test_sizes():
     assert hres_synth(size=(100, 140), count=1)[0].size == (100, 140)
+    assert len(make_scene(np.random.default_rng(0), "hard", (64, 64)).objects) >= 4
+    assert make_scene(np.random.default_rng(0), "hard", (64, 900)).size == (64, 900)
     assert max(hres_synth(size=512, count=1)[0].size) == 512
     assert all(192 <= side <= 320 for sample in hres_synth(count=6) for side in sample.size)
 
@@ -234,5 +236,8 @@ def test_bad_names_are_told():
         hres_synth("test", "extreme")
     with pytest.raises(DataError, match="too small"):
         make_scene(np.random.default_rng(0), "easy", (10, 300))
+    for arguments in ({"size": 10}, {"size": (100, 20)}, {"size": (100, 100, 3)}, {"count": -1}, {"seed": -1}):
+        with pytest.raises(DataError, match="HRES-Synth"):
+            hres_synth(**arguments)
     with pytest.raises(IndexError, match="3 samples"):
         hres_synth(count=3)[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -45,10 +46,10 @@ def expressions(scene: Scene, rng: np.random.Generator, per_object: int = 4) -> 
 def one_expression(scene: Scene, rng: np.random.Generator, absent: float = 0.0) -> Expression:
     """A single expression: with probability `absent` one that denotes nothing, else of a random kind for a random object.
 
-    Falls back to the other sort where the scene allows none.
+    Where no object can be told from the others, it denotes nothing all the same.
     """
-    nothing = bool(rng.random() < absent)
-    for attempt in range(400):
+    nothing = rng.random() < absent
+    for attempt in itertools.count():  # ends: every scene lacks colours and shapes that one can ask for
         if nothing or attempt >= 300:
             expression = _absent(scene, rng)
         else:
@@ -58,7 +59,6 @@ def one_expression(scene: Scene, rng: np.random.Generator, absent: float = 0.0) 
             expression = _propose(scene, int(rng.random() * len(scene.objects)), kind, rng)
         if expression is not None:
             return expression
-    return f"the {_COLORS[0]} letter", (), "absent"
 
 
 def _propose(scene: Scene, index: int, kind: str, rng) -> Expression | None:

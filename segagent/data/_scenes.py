@@ -35,6 +35,7 @@ LEVELS: dict[str, Level] = {
     "medium": Level((3, 5), (0.13, 0.23), 0.5, (0.09, 0.18), 3, 3, 0.3, 0.6, 0.5, 18, 0.1),
     "hard": Level((4, 8), (0.10, 0.24), 0.75, (0.05, 0.11), 3, 2, 0.4, 0.35, 0.35, 14, 0.14),
 }
+LEAST_SIDE = 64  # px
 _INSIDE = 0.3  # how often the object after a ring or a frame is put inside it
 _FEWEST = 40  # visible pixels of an object, at least
 _SAME_COLOR = 0.06  # hidden share, at most, where an object of the same colour overlaps another
@@ -53,7 +54,9 @@ class SceneObject:
     box: tuple[int, int, int, int]  # (x0, y0, x1, y1) px of the visible pixels, both corners inclusive
     extent: float  # px, longest side of the whole object's box
     visible: float  # visible share of the whole object, what the image's border cuts off included
-    behind: dict[int, int] = field(default_factory=dict)  # index of each nearer object that hides some of it or touches it → pixels hidden
+    behind: dict[int, int] = field(
+        default_factory=dict
+    )  # index of each nearer object that hides some of it or touches it → pixels hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +105,8 @@ def make_scene(rng: np.random.Generator, level: str, size: tuple[int, int] = (25
     if level not in LEVELS:
         raise DataError(f"Unknown level {level!r}: choose one of {', '.join(LEVELS)}.")
     height, width = size
-    if min(size) < 64:
-        raise DataError(f"A scene of {width}×{height} px is too small: each side needs at least 64 px.")
+    if min(size) < LEAST_SIDE:
+        raise DataError(f"A scene of {width}×{height} px is too small: each side needs at least {LEAST_SIDE} px.")
     rules = LEVELS[level]
     canvas = background(rng, level, (height, width))
     labels = np.zeros(size, np.uint8)  # 0 the background, i + 1 the visible pixels of draft i

@@ -6,13 +6,15 @@ pinned versions of numpy and OpenCV, and costs some milliseconds whenever it is 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
 from segagent.data._english import vocabulary
 from segagent.data._expressions import KINDS, Expression, expressions, one_expression
-from segagent.data._scenes import LEVELS, Scene, SceneObject, make_scene
+from segagent.data._scenes import LEAST_SIDE, LEVELS, Scene, SceneObject, make_scene
 from segagent.errors import DataError
 from segagent.types import Sample
 
@@ -56,28 +58,42 @@ class HRESSynth(Sequence):
             raise DataError(f"HRES-Synth has no split {split!r}: choose one of {', '.join(COUNTS)}.")
         if level is not None and level not in LEVELS:
             raise DataError(f"HRES-Synth has no level {level!r}: choose one of {', '.join(LEVELS)}, or None for all.")
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+            raise DataError(f"The seed of HRES-Synth is an integer from 0 to 2³² - 1, not {seed!r}.")
+        if count is not None and (not isinstance(count, Integral) or count < 0):
+            raise DataError(f"The count of HRES-Synth samples is an integer of at least 0, not {count!r}.")
+        sides = size if isinstance(size, tuple) else (size, size)
+        if size is not None and not (
+            len(sides) == 2 and all(isinstance(n, Integral) and n >= LEAST_SIDE for n in sides)
+        ):
+            raise DataError(
+                f"The size of HRES-Synth scenes is (height, width) or the longest side, integers of at least {LEAST_SIDE} px, not {size!r}."
+            )
         self.split, self.level, self.size, self.seed = split, level, size, seed
-        self.count = COUNTS[split] if count is None else int(count)
+        self.numbers = range(COUNTS[split] if count is None else count)  # of the samples in this sequence
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.count))]
-        level, inner, _ = self._where(index)
+            part = copy.copy(self)
+            part.numbers = self.numbers[index]
+            return part
+        level, inner = self._where(index)
         rng = self._rng(level, inner)
         scene = make_scene(rng, level, self._size(rng))
         return self._sample(scene, one_expression(scene, rng, ABSENT), self._id(level, inner))
 
     def samples(self, index: int) -> list[Sample]:
         """The scene of sample `index` with every expression made for it: many samples at the price of one picture."""
-        level, inner, _ = self._where(index)
+        level, inner = self._where(index)
         scene, found = self.scene(index)
         return [self._sample(scene, one, f"{self._id(level, inner)}/{n}") for n, one in enumerate(found)]
 
     def _id(self, level: str, inner: int) -> str:
-        return f"hres-synth/{self.split}/{level}/{inner:06d}"
+        seed = f"-{self.seed}" if self.seed else ""
+        return f"hres-synth{seed}/{self.split}/{level}/{inner:06d}"
 
     @staticmethod
     def _sample(scene: Scene, expression: Expression, name: str) -> Sample:
@@ -89,19 +105,19 @@ class HRESSynth(Sequence):
 
     def scene(self, index: int) -> tuple[Scene, list[Expression]]:
         """The whole scene of a sample, and all expressions made for it."""
-        level, inner, _ = self._where(index)
+        level, inner = self._where(index)
         rng = self._rng(level, inner)
         scene = make_scene(rng, level, self._size(rng))
         return scene, expressions(scene, rng)
 
-    def _where(self, index: int) -> tuple[str, int, int]:
-        """(level, index within the level's own stream, non-negative index). Raises IndexError."""
-        if not -self.count <= index < self.count:
-            raise IndexError(f"HRES-Synth {self.split} has {self.count} samples; there is no number {index}.")
-        index = int(index) % self.count
+    def _where(self, index: int) -> tuple[str, int]:
+        """(level, index within the level's own stream). Raises IndexError."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"This HRES-Synth {self.split} has {len(self)} samples; there is no number {index}.")
+        number = self.numbers[int(index)]
         if self.level is not None:
-            return self.level, index, index
-        return tuple(LEVELS)[index % len(LEVELS)], index // len(LEVELS), index
+            return self.level, number
+        return tuple(LEVELS)[number % len(LEVELS)], number // len(LEVELS)
 
     def _rng(self, level: str, inner: int) -> np.random.Generator:
         # Splits and levels are words of the seed, so no two of them can ever share a stream.
@@ -116,4 +132,4 @@ class HRESSynth(Sequence):
         if self.size is None:
             return height, width
         scale = self.size / max(height, width)
-        return max(64, round(height * scale)), max(64, round(width * scale))
+        return max(LEAST_SIDE, round(height * scale)), max(LEAST_SIDE, round(width * scale))
