@@ -94,7 +94,7 @@ def benchmark(
 ) -> Report:
     """Clicks every sample of a sequence with a target. Raises DataError where none has one."""
     environment, runs, skipped = Environment(segmenter), [], []
-    for index in tqdm(range(len(samples)), desc=name, unit="object", disable=not progress, file=sys.stderr):
+    for index in tqdm(range(len(samples)), desc=name, unit="object", disable=None if progress else True):
         sample = samples[index]
         if sample.target is None or not sample.target.any():
             skipped.append(sample.id)

@@ -170,7 +170,12 @@ class RESMetrics:
         self.correctly_empty = self.without_target = self.correctly_filled = self.with_target = 0
 
     def update(self, prediction: Mask, target: Mask, ignore: Mask | None = None) -> Self:
-        """Counts one sample. Raises MaskError where sizes differ."""
+        """Counts one sample, or each of arrays (N, H, W). Raises MaskError where sizes differ."""
+        if isinstance(prediction, np.ndarray) and prediction.ndim > 2:
+            _same_size(prediction.shape, np.shape(target), *(() if ignore is None else (np.shape(ignore),)))
+            for one in zip(prediction, target, *(() if ignore is None else (ignore,)), strict=True):
+                self.update(*one)
+            return self
         counts = overlap(prediction, target, ignore)
         if counts.b:
             self.with_target += 1

@@ -94,6 +94,11 @@ def test_res_metrics_by_hand():
     assert result["count"] == 3
     assert "n_acc" not in result
     assert math.isnan(RESMetrics().compute()["giou"])
+    batch = np.stack([LEFT, TOP, block(slice(0, 4), slice(None))]), np.stack([TOP] * 3)
+    assert RESMetrics().update(*batch).compute() == result
+    assert RESMetrics().update(*batch, ~batch[1]).compute()["giou"] == pytest.approx((20 / 50 + 1 + 0.8) / 3)
+    with pytest.raises(MaskError):
+        RESMetrics().update(batch[0], TOP)
 
 
 @pytest.mark.parametrize(
