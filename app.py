@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -17,25 +17,19 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at import: th
 import gradio as gr
 
 from segagent import markup
-from segagent.errors import SegAgentError
+from segagent.endpoints import Endpoints
+from segagent.errors import ImageError, SegAgentError
 from segagent.examples import example, examples
-from segagent.export import png, trajectory_to_json
 from segagent.images import load_image, load_mask
-from segagent.masks import to_polygons, to_rle
 from segagent.segmenters import Segmenter
-from segagent.space import Models, Session, click, play
+from segagent.space import EXPORTS, Models, Session, click, file_of, play
 from segagent.types import Click, Sample
 
 if TYPE_CHECKING:
     from segagent.agent import SegAgent
 
 SHOWN = 1024  # px, the longest side of the picture on the page; masks and exports have the original's size
-EXPORTS = {
-    "PNG": "mask.png",
-    "COCO RLE": "mask-rle.json",
-    "Polygons": "mask-polygons.json",
-    "Trajectory": "trajectory.json",
-}
+MOST_PIXELS = 16_000_000  # of an uploaded picture: every session keeps a mask of its size for every click
 
 
 def told(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,12 +49,34 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     return safe
 
 
+def answered(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A named endpoint: its errors reach the program that called as one sentence."""
+
+    @wraps(call)
+    def safe(*inputs: Any) -> Any:
+        try:
+            return call(*inputs)
+        except SegAgentError as error:
+            raise gr.Error(said(error, *inputs), print_exception=False) from error
+
+    return safe
+
+
 def read(loader: Callable[..., Any], path: str, *rest: Any) -> Any:
-    """What `loader` makes of an uploaded file; its errors name the file as the person knows it."""
+    """What `loader` makes of an uploaded file."""
     try:
         return loader(path, *rest)
     except SegAgentError as error:
-        raise type(error)(str(error).replace(path, Path(path).name)) from error
+        raise type(error)(said(error, path)) from error
+
+
+def said(error: SegAgentError, *inputs: Any) -> str:
+    """The error's sentence, with each uploaded file under the name that its owner knows."""
+    sentence = str(error)
+    for path in inputs:
+        if isinstance(path, str) and os.path.isabs(path):
+            sentence = sentence.replace(path, Path(path).name)
+    return sentence
 
 
 class Page:
@@ -87,10 +103,6 @@ class Page:
         }
 
     @told
-    def on_start(self, session: Session) -> Iterator[dict]:
-        yield self.view(session)
-
-    @told
     def on_pick(self, session: Session, event: gr.EventData) -> Iterator[dict]:
         sample = example(event.key).load()
         chosen = markup.picker(examples(), event.key)
@@ -98,7 +110,13 @@ class Page:
 
     @told
     def on_upload(self, session: Session, path: str) -> Iterator[dict]:
-        sample = Sample(read(load_image, path), "", id=Path(path).stem[:80])
+        image = read(load_image, path)
+        if image.shape[0] * image.shape[1] > MOST_PIXELS:
+            raise ImageError(
+                f"The picture is {image.shape[1]}×{image.shape[0]} px, over {MOST_PIXELS // 10**6} million: scale it down, "
+                "or use the command line."
+            )
+        sample = Sample(image, "", id=Path(path).stem[:80])
         note = "Say what to segment and press Run, or click on the picture."
         yield self.view(Session.begin(sample), note=note, expression="", picker=markup.picker(examples()))
 
@@ -162,25 +180,29 @@ class Page:
         """One file as {name, type, base64}, for the browser to save; nothing is left on the server."""
         session = (session or self.first()).ask(expression)
         try:
-            data = self._file(session, kind)
+            data = file_of(session, kind, self.models.environment.segmenter.reference)
         except SegAgentError as error:
             gr.Warning(str(error))
             return None
-        name = f"{session.sample.id or 'picture'}-{EXPORTS[kind]}"
+        name = re.sub(r"[^\w.-]+", "-", f"{session.sample.id or 'picture'}-{EXPORTS[kind]}")
         mime = "image/png" if name.endswith("png") else "application/json"
         return {"name": name, "type": mime, "base64": base64.b64encode(data).decode("ascii")}
 
-    def _file(self, session: Session, kind: str) -> bytes:
-        mask = session.state.mask
-        if kind == "PNG":
-            return png(mask)
-        if kind == "COCO RLE":
-            value: dict[str, Any] = to_rle(mask)
-        elif kind == "Polygons":
-            value = {"size": list(mask.shape), "segmentation": to_polygons(mask)}
-        else:
-            value = trajectory_to_json(session.trajectory(), self.models.environment.segmenter.reference)
-        return json.dumps(value, ensure_ascii=False, indent=1).encode()
+    def endpoints(self) -> None:
+        """What programs call by name, as the methods of SegAgent; their inputs are checked as those of the page are."""
+        with gr.Row(visible=False):
+            image, mask = gr.File(label="image"), gr.File(label="mask")
+            expression, steps = gr.Textbox(label="expression"), gr.Number(7, label="steps", precision=0)
+            answer, iou, button = gr.JSON(label="result"), gr.Number(label="predicted_iou"), gr.Button()
+        calls = Endpoints(self.models)
+        for call, inputs, output in (
+            (calls.segment, [image, expression, steps], answer),
+            (calls.refine, [image, expression, mask, steps], answer),
+            (calls.score, [image, expression, mask], iou),
+        ):
+            button.click(
+                answered(call), inputs, output, api_name=call.__name__, concurrency_limit=2, concurrency_id="api"
+            )
 
     def layout(self) -> None:
         first = self.first()
@@ -240,7 +262,7 @@ class Page:
         with gr.Accordion("About the photographs", open=False):
             gr.HTML(markup.sources(examples()))
 
-    def events(self, demo: gr.Blocks) -> None:
+    def events(self) -> None:
         shows = [
             self.session, self.canvas, self.status, self.log, self.undo, self.redo, self.run, self.stop,
             self.expression, self.picker,
@@ -255,7 +277,6 @@ class Page:
         ]
         # Whatever a person does takes over: the run under way ends, with what it has shown so far.
         quick = {"outputs": shows, "concurrency_limit": None, "cancels": runs, **private}
-        demo.load(self.on_start, self.session, outputs=shows, concurrency_limit=None, **private)
         self.canvas.select(
             self.on_click, [self.session, self.expression, self.sign], trigger_mode="always_last", **quick
         )
@@ -287,7 +308,8 @@ def build(agent: SegAgent | None = None, segmenter: Segmenter | None = None, mod
     page = Page(models or Models(agent, segmenter))
     with gr.Blocks(title="SegAgent", analytics_enabled=False, fill_width=True, delete_cache=(1800, 3600)) as demo:
         page.layout()
-        page.events(demo)
+        page.events()
+        page.endpoints()
     return demo
 
 

@@ -5,6 +5,7 @@ A Session is immutable: every event of the page makes a new one from the transit
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ import numpy as np
 from segagent.annotator import SimulatedAnnotator
 from segagent.environment import Environment, check_action, reward
 from segagent.errors import ActionError, MaskError, SegAgentError
+from segagent.export import png, trajectory_to_json
 from segagent.grammar import check_expression
+from segagent.masks import to_polygons, to_rle
 from segagent.policy import Observation, Policy, Proposal, Reading, ScriptedPolicy
 from segagent.rollout import rollout
 from segagent.segmenters import Segmenter, load_segmenter
@@ -24,6 +27,12 @@ from segagent.types import Action, Sample, State, Trajectory, Transition
 if TYPE_CHECKING:
     from segagent.agent import SegAgent
 
+EXPORTS = {
+    "PNG": "mask.png",
+    "COCO RLE": "mask-rle.json",
+    "Polygons": "mask-polygons.json",
+    "Trajectory": "trajectory.json",
+}
 GOOD = 0.95  # the IoU at which the simulated annotator is content on the page
 
 
@@ -150,6 +159,20 @@ def click(session: Session, environment: Environment, action: Action, judge: Pol
     *_, session = play(session, environment, person, steps=1)
     # The rollout's last word is that its one step is done, which says nothing about the mask.
     return replace(session, moments=(*session.moments[:-1], replace(session.shown, closing=None)))
+
+
+def file_of(session: Session, kind: str, segmenter: str) -> bytes:
+    """The shown mask, or what led to it, as a file of `kind` (see EXPORTS); `segmenter` is its reference. Raises DataError."""
+    mask = session.state.mask
+    if kind == "PNG":
+        return png(mask)
+    if kind == "COCO RLE":
+        value: dict[str, Any] = to_rle(mask)
+    elif kind == "Polygons":
+        value = {"size": list(mask.shape), "segmentation": to_polygons(mask)}
+    else:
+        value = trajectory_to_json(session.trajectory(), segmenter)
+    return json.dumps(value, ensure_ascii=False, indent=1).encode()
 
 
 class Judged:
