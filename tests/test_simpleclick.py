@@ -285,6 +285,9 @@ def test_takes_from_a_released_config_what_shapes_do_not_tell(tmp_path, monkeypa
     found = SimpleClickModel.from_pretrained(path).config
     assert (found.num_attention_heads, found.click_radius, found.image_mean) == (2, 3, [0.5, 0.5, 0.5])
     assert "isegm" not in sys.modules
+    for plain_config in ({"num_heads": 2, "norm_radius": 3}, {"backbone_params": {"num_heads": 2}, "norm_radius": 3}):
+        found = SimpleClickModel.from_pretrained(save(tmp_path, released(), config=plain_config)).config
+        assert (found.num_attention_heads, found.click_radius) == (2, 3)
     given = SimpleClickModel.from_pretrained(path, num_attention_heads=8)
     assert given.config.num_attention_heads == 8
 

@@ -86,10 +86,11 @@ def _sizes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _saved(config: dict[str, Any]) -> dict[str, Any]:
-    """What only the file's own config tells, where it has one: {"params": {name: {"value": …}}}."""
-    values = {name: entry["value"] for name, entry in config.get("params", {}).items()}
+    """What only the file's own config tells, where it has one: {"params": {name: {"value": …}}}, or plainly {name: …}."""
+    entries = config.get("params", config).items()
+    values = {name: entry.get("value", entry) if isinstance(entry, dict) else entry for name, entry in entries}
     saved = {
-        "num_attention_heads": (values.get("backbone_params") or {}).get("num_heads"),
+        "num_attention_heads": (values.get("backbone_params") or values).get("num_heads"),
         "click_radius": values.get("norm_radius"),
     }
     if values.get("norm_mean_std"):
