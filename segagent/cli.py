@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from segagent.agent import Result, SegAgent
     from segagent.types import Click, Transition
 
-# Commands that are a module of their own, whose main(arguments) is called.
+# Commands with a module of their own, whose main(arguments) is called.
 MODULES = {
-    "evaluate": "measure a checkpoint, or simulated clicks, on a data set",
-    "benchmark": "measure segmenters with simulated clicks on folders of masks",
-    "data": "build, inspect, push, export and score data sets",
+    "evaluate": ("segagent.evaluate", "measure a checkpoint, or simulated clicks, on a data set"),
+    "benchmark": ("segagent.benchmark", "measure segmenters with simulated clicks on folders of masks"),
+    "data": ("segagent.data.cli", "build, inspect, push and convert data sets"),
 }
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         if arguments and arguments[0] in MODULES:
-            return importlib.import_module(f"segagent.{arguments[0]}").main(arguments[1:]) or 0
+            return importlib.import_module(MODULES[arguments[0]][0]).main(arguments[1:]) or 0
         options = _parser().parse_args(arguments)
         options.run(options)
     except SegAgentError as error:
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         if run is _segment:
             _add_run(command)
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    for name, text in MODULES.items():
+    for name, (_, text) in MODULES.items():
         commands.add_parser(name, help=text, add_help=False)
     return parser
 

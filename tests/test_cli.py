@@ -152,7 +152,7 @@ def test_options_reach_the_model(folder):
 
 @pytest.mark.parametrize("name", sorted(cli.MODULES))
 def test_commands_of_their_own(name, monkeypatch, capsys):
-    module = importlib.import_module(f"segagent.{name}")
+    module = importlib.import_module(cli.MODULES[name][0])
     given = []
     monkeypatch.setattr(module, "main", given.append)
     assert run(name, "--data", "x", "--help") == 0
