@@ -51,7 +51,8 @@ def load_image(source: Any) -> np.ndarray:
             return _rgb_of_array(grey if picture.mode == "F" else _uint16(grey))
         if picture.has_transparency_data:
             picture = _on_white(picture)
-        return read_only(np.asarray(picture.convert("RGB")))
+        # convert() copies a picture that is RGB already.
+        return read_only(np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")))
 
 
 def load_mask(source: Any, size: tuple[int, int] | None = None, threshold: float | None = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from segagent.data.sources import load_trajectories, open_source
 from segagent.errors import DataError
 from segagent.trajectories import features, to_row
 from segagent.types import Click, Sample, State, Trajectory, Transition
+
+CARD = Path(__file__).parents[1] / "data_cards" / "trajectories.md"
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +164,21 @@ def test_export_and_score(shards, tmp_path, capsys):
     capsys.readouterr()
     main(["score", str(tmp_path / "p.json"), "--convention", "plain"])
     assert json.loads(capsys.readouterr().out)["giou"] == 1.0
+
+
+def test_the_trajectories_card_is_published_and_its_code_runs(shards, hub, capsys):
+    main(["push", str(shards), "ada/clicks", "--card", str(CARD)])
+    readme = hub.read("dataset", "ada/clicks", "README.md").decode()
+    assert "OWNER" not in readme
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 3
+    capsys.readouterr()
+    for block in blocks:
+        exec(block, {})
+    said = capsys.readouterr().out
+    assert "5 thing s0 ['click', 'stop']" in said
+    assert "Click(x=45.0, y=30.0, positive=True, frame=0)" in said
+    assert "Current mIoU: 0.00. Positive point" in said
 
 
 @pytest.mark.parametrize(

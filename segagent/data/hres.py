@@ -190,7 +190,7 @@ def from_row(row: Mapping[str, Any]) -> Sample:
     pictures = ("image", "mask")
     image, mask = (row[key]["bytes"] if row[key]["bytes"] is not None else row[key]["path"] for key in pictures)
     meta = {key: value for key, value in row.items() if key not in (*pictures, "id", "expression")}
-    return Sample(load_image(image), row["expression"], load_mask(mask), row["id"], meta=meta)
+    return Sample(load_image(image), row["expression"], load_mask(mask, threshold=128), row["id"], meta=meta)
 
 
 class Rows(Sequence[dict[str, Any]]):
