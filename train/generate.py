@@ -158,6 +158,8 @@ class SynthExpressions(Sequence):
             self._last = number, self.scenes.scene(number)
         scene, found = self._last[1]
         found = [item for item in found if item[1]]
+        if not found:
+            raise DataError(f"Scene {number} of HRES-Synth {scene.level} has no expression that denotes an object.")
         text, (target, *_), kind = found[np.random.default_rng([number, nth]).integers(len(found))]
         others = [item.mask for i, item in enumerate(scene.objects) if i != target]
         meta = {"level": scene.level, "kind": kind, "others": others}
