@@ -261,6 +261,8 @@ def upload(
     """Uploads a checkpoint's folder in one commit, which also removes a former model's shards; → the commit's address."""
     from huggingface_hub import HfApi, errors
 
+    from segagent.data._hub import reason
+
     api = HfApi(token=token)
     try:
         if card is not None:
@@ -275,7 +277,7 @@ def upload(
             commit_message=message,
             delete_patterns=["*.safetensors", "*.safetensors.index.json"],
         )
-    except (OSError, ValueError, errors.HTTPError) as error:  # the disk's, the network's, those of malformed names
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"The checkpoint cannot be uploaded to {repo}: {reason}") from error
+    # The disk's, those of malformed names, those of uploads that huggingface_hub wraps, the network's.
+    except (OSError, ValueError, RuntimeError, errors.HTTPError) as error:
+        raise CheckpointError(f"The checkpoint cannot be uploaded to {repo}: {reason(error)}") from error
     return str(info.commit_url)

@@ -15,8 +15,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from segagent.checkpoint import upload
 from segagent.data._hub import push_folder
-from segagent.errors import DataError
+from segagent.errors import CheckpointError, DataError
 from segagent.trajectories import features, from_row, to_row
 from segagent.types import Click, Sample, State, Trajectory, Transition
 
@@ -207,6 +208,29 @@ def test_failures_that_stay_are_reported_and_nothing_is_published(hub, folder, m
     hub.failures.clear()
     push_folder(folder, "ada/clicks")
     assert "train-00001.parquet" in hub.files("dataset", "ada/clicks")
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "kind", "sentence"),
+    [
+        ("PUT", "/lfs/", "drop", "the connection to the Hub failed"),
+        ("PUT", "/lfs/", "corrupt", "does not have the hash"),
+        ("POST", "/commit/", 500, "the Hub has a fault of its own"),
+        ("POST", "/repos/create", 401, "the token is wrong or has expired"),
+    ],
+)
+def test_checkpoints_are_published_whole_or_not_at_all(hub, tmp_path, method, part, kind, sentence):
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / "model.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "agent" / "segagent.json").write_text("{}")
+    options = {"private": None, "token": None, "revision": None, "card": None, "message": "Upload"}
+    hub.fail(method, part, kind, times=1000)
+    with pytest.raises(CheckpointError, match=sentence):
+        upload(tmp_path / "agent", "ada/agent", **options)
+    assert hub.files("model", "ada/agent") <= {".gitattributes"}
+    hub.failures.clear()
+    upload(tmp_path / "agent", "ada/agent", **options)
+    assert hub.files("model", "ada/agent") >= {"model.safetensors", "segagent.json"}
 
 
 @pytest.mark.parametrize(

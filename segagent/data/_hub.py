@@ -26,11 +26,11 @@ def explained(repo: str, doing: str) -> Iterator[None]:
             f"{repo!r} is no name of a repository: it is owner/name, in letters, digits, - _ and ."
         ) from error
     except (OSError, ValueError, RuntimeError, errors.HTTPError, DatasetsError) as error:
-        raise DataError(f"Cannot {doing} {repo}: {_reason(error)}") from error
+        raise DataError(f"Cannot {doing} {repo}: {reason(error)}") from error
 
 
-def _reason(error: BaseException) -> str:
-    """What the innermost error says, and what to do."""
+def reason(error: BaseException) -> str:
+    """What of the Hub, the network or the disk is behind an error, and what to do: the end of a sentence."""
     from huggingface_hub import errors
 
     chain = []
