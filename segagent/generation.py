@@ -11,7 +11,7 @@ kept only if it is the very token that the model's distribution gives at its pla
 from __future__ import annotations
 
 import inspect
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+from segagent.drafts import Drafts
 
 ROOM = 32  # slots that a new batch has for tokens to come
 
@@ -175,29 +177,6 @@ def gather(starts: Sequence[Start], room: int = ROOM) -> Batch:
     for row, start in zip(mask, starts, strict=True):
         row[: length - len(start.slots)] = 0
     return Batch(Cache(layers=slabs), mask, torch.stack([start.position for start in starts], -1), logits)
-
-
-class Drafts:
-    """Guesses the tokens that follow from an answer's form, by the last three tokens, learnt from example answers."""
-
-    def __init__(self, examples: Sequence[Sequence[int]], longest: int = 8) -> None:
-        follows: dict[tuple[int, ...], Counter] = defaultdict(Counter)
-        for tokens in examples:
-            for i in range(1, len(tokens)):
-                follows[tuple(tokens[max(0, i - 3) : i])][tokens[i]] += 1
-        self._longest = longest
-        self._next = {}
-        for context, counts in follows.items():
-            token, count = counts.most_common(1)[0]
-            if count >= 0.9 * counts.total():
-                self._next[context] = token
-
-    def __call__(self, tokens: Sequence[int]) -> list[int]:
-        """What is likely to come after `tokens`; often nothing."""
-        known = list(tokens[-3:])
-        while len(known) < self._longest + 3 and (token := self._next.get(tuple(known[-3:]))) is not None:
-            known.append(token)
-        return known[len(tokens[-3:]) :]
 
 
 @dataclass(slots=True, eq=False)

@@ -19,9 +19,11 @@ import torch
 from PIL import Image
 
 from segagent import _torchvision
+from segagent.composite import Painter, size_seen
+from segagent.drafts import Drafts
 from segagent.errors import CheckpointError, ExpressionError, GrammarError, ImageError, SegAgentError
 from segagent.grammar import Grammar, Parsed
-from segagent.masks import OVERLAY_COLORS, overlay
+from segagent.masks import OVERLAY_COLORS
 from segagent.policy import Observation, Proposal
 from segagent.types import Box, Click
 
@@ -29,14 +31,13 @@ _torchvision.mend()
 
 from segagent.digits import Digits, expected_iou  # noqa: E402
 from segagent.fallback import PlainDecoder, PlainStart  # noqa: E402
-from segagent.generation import Decoder, Drafts, Said, Start, supports  # noqa: E402
+from segagent.generation import Decoder, Said, Start, supports  # noqa: E402
 from segagent.pretrained import check_processor, control_tokens, end_tokens, load  # noqa: E402
 
 RETRY_TEMPERATURE = 1.0  # at which a malformed greedy answer is sampled again
 _HEADS = ("current miou:", "current iou:")  # how an answer begins, in lower case
 _IOU = re.compile(rf"(?:{'|'.join(_HEADS)})\s*(?:\d+(?:\.\d*)?)?\.?\s*")
 _OPENING_LIMIT = 24  # tokens
-_SMALLEST = 8  # px, the shorter side of what a processor gets; some mistake a height of 1 or 3 for colour channels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,12 +123,13 @@ class MLLMPolicy:
         self.settings = Settings(**settings)
         check_processor(processor)
         self._tokenizer = processor.tokenizer
+        self._picture = Painter(self.settings.color, self.settings.alpha, size_seen(processor.image_processor))
         self._lock = threading.Lock()
         self._prompt = lru_cache(256)(self._render)
         self._is_opening = lru_cache(8192)(self._matches_opening)
         end, limit = end_tokens(model, self._tokenizer), self.settings.max_new_tokens
         if self.settings.reuse and supports(model):
-            self._decoder = Decoder(model, end, limit, Drafts(self._examples()))
+            self._decoder = Decoder(model, end, limit, self._drafts())
         else:
             self._decoder = PlainDecoder(model, end, limit)
         self._digits = Digits.of(self._tokenizer) if self.settings.iou_reading == "expected" else None
@@ -226,14 +228,6 @@ class MLLMPolicy:
             merged[i].setdefault(proposal.text, proposal)
         return [list(proposals.values()) for proposals in merged]
 
-    def _picture(self, observation: Observation) -> Image.Image:
-        """The image with the mask painted on: all that the model sees of a state."""
-        painted = overlay(observation.image, observation.mask, self.settings.color, self.settings.alpha)
-        factor = -(-_SMALLEST // min(painted.shape[:2]))
-        if factor > 1:
-            painted = painted.repeat(factor, axis=0).repeat(factor, axis=1)
-        return Image.fromarray(painted)
-
     def _render(self, expression: str) -> str:
         text = self.grammar.ask(expression, self.settings.color)
         for token in control_tokens(self.processor):  # typed by a user they are words
@@ -279,11 +273,13 @@ class MLLMPolicy:
         text = self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False).lower().lstrip()
         return any(head.startswith(text) for head in _HEADS) or _IOU.fullmatch(text) is not None
 
-    def _examples(self, count: int = 400) -> list[list[int]]:
-        """Tokens of answers of the grammar, with every form in it."""
+    def _drafts(self, count: int = 400) -> Drafts:
+        """Learnt from answers of the grammar, mostly clicks, some boxes."""
         rng = np.random.default_rng(0)
         texts = []
         for i, (x, y, iou) in enumerate(rng.random((count, 3)) * [999, 999, 1]):
             action = Box(x / 2, y / 2, x, y) if i % 10 == 0 else Click(x, y, positive=i % 2 == 1)
             texts.append(self.grammar.format(action, iou, (1000, 1000)))
-        return self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        examples = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        used = {token for tokens in examples for token in tokens}
+        return Drafts(examples, frozenset(t for t in used if self._tokenizer.decode([t]).strip().isdigit()))

@@ -10,8 +10,9 @@ import tiny_models
 import torch
 from PIL import Image
 
+from segagent.drafts import Drafts
 from segagent.fallback import PlainDecoder, PlainStart, _extended
-from segagent.generation import ROOM, Decoder, Drafts, Said, supports
+from segagent.generation import ROOM, Decoder, Said, supports
 
 BUILDERS = {
     "fastvlm-gpt2": lambda: tiny_models.fastvlm("gpt2"),
@@ -186,6 +187,16 @@ def test_guesses_save_passes_and_vision_is_seen_once():
     for hook in hooks:
         hook.remove()
     assert counts["right"] * 2 < counts["none"]
+
+
+def test_drafts_learn_the_form_and_leave_the_numbers_open():
+    examples = [[1, 2, d, e, 3, f, 4] for d in (5, 6, 7) for e in (5, 6, 7) for f in (5, 6, 7)]
+    drafts = Drafts(examples, alike={5, 6, 7})
+    assert drafts([1]) == [2]
+    assert drafts([1, 2]) == drafts([1, 2, 5]) == []
+    assert drafts([1, 2, 5, 7]) == [3]
+    assert drafts([1, 2, 5, 7, 3, 6]) == [4]
+    assert Drafts([[1] * 30], longest=4)([1] * 5) == [1] * 4
 
 
 def test_models_with_a_state_of_their_own_fall_back():
