@@ -1,5 +1,6 @@
 """The Hub, on loopback: that the test server behaves as the real one, and that what this package sends and fetches survives it."""
 
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,6 +18,7 @@ from huggingface_hub.errors import (
 
 from segagent.checkpoint import upload
 from segagent.data._hub import push_folder
+from segagent.data.sources import load_trajectories
 from segagent.errors import CheckpointError, DataError
 from segagent.trajectories import features, from_row, to_row
 from segagent.types import Click, Sample, State, Trajectory, Transition
@@ -168,6 +170,20 @@ def test_trajectories_there_and_back(hub, folder, tmp_path):
     push_folder(folder, "ada/clicks", replace=("*.parquet",))
     assert load_dataset("ada/clicks", split="train").num_rows == 3
     assert load_dataset("ada/clicks", split="train", revision=address.rsplit("/")[-1]).num_rows == 6
+
+
+def test_damaged_and_interrupted_downloads_of_data(hub, folder, tmp_path):
+    push_folder(folder, "ada/clicks")
+    hub.fail("GET", "train-00000.parquet", "drop", times=2)
+    assert len(load_trajectories("ada/clicks", cache_dir=tmp_path / "one")) == 6
+    shutil.rmtree(tmp_path / "hf_home" / "hub")
+    hub.fail("GET", "train-00000.parquet", "corrupt")
+    with pytest.raises(DataError, match="Cannot load ada/clicks: "):
+        load_trajectories("ada/clicks", cache_dir=tmp_path / "two")
+    hub.fail("GET", "train-00001.parquet", "drop")
+    assert len(list(load_trajectories("ada/clicks", streaming=True))) == 6
+    with pytest.raises(DataError, match="Cannot load ada/clicks: it has no such revision"):
+        load_trajectories("ada/clicks", revision="v9", cache_dir=tmp_path / "three")
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def explained(repo: str, doing: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """What of the Hub, the network or the disk is behind an error, and what to do: the end of a sentence."""
+    from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
 
     chain = []
@@ -52,6 +53,8 @@ def reason(error: BaseException) -> str:
             return f"the connection to the Hub failed ({each}): check the network and try again."
         if isinstance(each, OSError) and each.errno == errno.ENOSPC:
             return "the disk is full: free some space."
+    if isinstance(chain[0], DatasetNotFoundError):  # it hides why
+        return "there is no such data set, it is private, or the Hub cannot be reached: check name, network and `hf auth login`."
     first = next((line for each in chain for line in str(each).splitlines() if line.strip()), type(chain[0]).__name__)
     return first if first.endswith(".") else f"{first}."
 
