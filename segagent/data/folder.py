@@ -52,8 +52,8 @@ def read_folder(
 
     `table` is a CSV or JSONL with the columns image, mask and expression (or file_name, segmentation, text); `id` and
     `value` (an object's index in a palette or label mask) are optional, others become `meta`. In JSONL a mask may be a
-    COCO RLE or polygons. Without a table every expression is `expression`, or the picture's column is missing and it is
-    an error. `threshold` is for masks with grey values (soft alpha); `empty` allows masks without a pixel.
+    COCO RLE or polygons. `expression` is for what has none of its own: rows without, or a folder without a table.
+    `threshold` is for masks with grey values (soft alpha); `empty` allows masks without a pixel.
     """
     root = existing_folder(Path(root), "of pictures and masks")
     folders = _folder(root, images, IMAGE_FOLDERS), _folder(root, masks, MASK_FOLDERS)
