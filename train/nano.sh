@@ -3,7 +3,7 @@
 # interruption. OUT, MINUTES and the counts below make it smaller or larger.
 set -euo pipefail
 OUT=${OUT:-runs/nano} MINUTES=${MINUTES:-50} EASY=${EASY:-20000} MEDIUM=${MEDIUM:-10000} HARD=${HARD:-6000} REAL=${REAL:-2400}
-FIRST=${FIRST:-1200} STEPS=${STEPS:-3000} BATCH=${BATCH:-32} SCENES=${SCENES:-400}
+FIRST=${FIRST:-1000} STEPS=${STEPS:-3000} BATCH=${BATCH:-32} SCENES=${SCENES:-400}
 # Keeps glibc from giving memory back to the system after every batch: up to three times faster.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912
 
