@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from segagent.errors import ImageError, SegAgentError
 from segagent.examples import example, examples
 from segagent.images import load_image, load_mask
 from segagent.segmenters import Segmenter
-from segagent.space import EXPORTS, Models, Session, click, file_of, play
+from segagent.space import EXPORTS, Desk, Models, Session, click, file_of, play
 from segagent.types import Click, Sample
 
 if TYPE_CHECKING:
@@ -32,19 +32,16 @@ SHOWN = 1024  # px, the longest side of the picture on the page; masks and expor
 MOST_PIXELS = 16_000_000  # of an uploaded picture: every session keeps a mask of its size for every click
 
 
-def told(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose errors become one sentence on the page, the session staying as last shown."""
+def told(handler: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[dict]]:
+    """A handler whose errors become one sentence on the page, which stays as it was."""
 
     @wraps(handler)
-    def safe(page: Page, session: Session | None, *rest: Any) -> Iterator[dict]:
-        latest = session or page.first()
+    def safe(page: Page, desk: Desk, *rest: Any) -> Iterator[dict]:
         try:
-            for update in handler(page, latest, *rest):
-                latest = update[page.session]
-                yield update
+            yield from handler(page, desk, *rest)
         except SegAgentError as error:
             gr.Warning(str(error))
-            yield page.view(latest, note=str(error), tone="bad")
+            yield page.view(desk.session, note=str(error), tone="bad")
 
     return safe
 
@@ -80,18 +77,14 @@ def said(error: SegAgentError, *inputs: Any) -> str:
 
 
 class Page:
-    """The components and what their events do. Everything of a user is in his gr.State; the models are everyone's."""
+    """The components and what their events do. Everything of a user is on his desk, a gr.State; the models are everyone's."""
 
     def __init__(self, models: Models) -> None:
         self.models = models
 
-    def first(self) -> Session:
-        return Session.begin(examples()[0].load())
-
     def view(self, session: Session, *, running: bool = False, note: str = "", tone: str = "", **more: Any) -> dict:
         """Updates of everything that shows the session."""
         return {
-            self.session: session,
             self.canvas: markup.canvas(session, SHOWN),
             self.status: markup.status(session, note, tone),
             self.log: markup.log(session),
@@ -103,37 +96,37 @@ class Page:
         }
 
     @told
-    def on_pick(self, session: Session, event: gr.EventData) -> Iterator[dict]:
-        sample = example(event.key).load()
+    def on_pick(self, desk: Desk, event: gr.EventData) -> Iterator[dict]:
+        session = desk.change(lambda _: Session.begin(example(event.key).load()))
         chosen = markup.picker(examples(), event.key)
-        yield self.view(Session.begin(sample), expression=sample.expression, picker=chosen)
+        yield self.view(session, expression=session.sample.expression, picker=chosen)
 
     @told
-    def on_upload(self, session: Session, path: str) -> Iterator[dict]:
+    def on_upload(self, desk: Desk, path: str) -> Iterator[dict]:
         image = read(load_image, path)
         if image.shape[0] * image.shape[1] > MOST_PIXELS:
             raise ImageError(
                 f"The picture is {image.shape[1]}×{image.shape[0]} px, over {MOST_PIXELS // 10**6} million: scale it down, "
                 "or use the command line."
             )
-        sample = Sample(image, "", id=Path(path).stem[:80])
+        session = desk.change(lambda _: Session.begin(Sample(image, "", id=Path(path).stem[:80])))
         note = "Say what to segment and press Run, or click on the picture."
-        yield self.view(Session.begin(sample), note=note, expression="", picker=markup.picker(examples()))
+        yield self.view(session, note=note, expression="", picker=markup.picker(examples()))
 
     @told
-    def on_mask(self, session: Session, path: str) -> Iterator[dict]:
-        started = Session.begin(session.sample, read(load_mask, path, session.sample.size))
-        yield self.view(started, note="The run starts from your mask.")
+    def on_mask(self, desk: Desk, path: str) -> Iterator[dict]:
+        session = desk.change(lambda s: Session.begin(s.sample, read(load_mask, path, s.sample.size)))
+        yield self.view(session, note="The run starts from your mask.")
 
     @told
-    def on_target(self, session: Session, path: str) -> Iterator[dict]:
-        aimed = session.aim(read(load_mask, path, session.sample.size))
-        yield self.view(aimed, note="The target is known: the annotator can click, and the true IoU is shown.")
+    def on_target(self, desk: Desk, path: str) -> Iterator[dict]:
+        session = desk.change(lambda s: s.aim(read(load_mask, path, s.sample.size)))
+        yield self.view(session, note="The target is known: the annotator can click, and the true IoU is shown.")
 
     @told
-    def on_run(self, session: Session, expression: str, who: str, steps: int, pause: float) -> Iterator[dict]:
-        """Streams a rollout from the shown state; a click is shown for at least `pause` seconds."""
-        session = session.ask(expression)
+    def on_run(self, desk: Desk, expression: str, who: str, steps: int, pause: float) -> Iterator[dict]:
+        """Streams a rollout from the shown state; ends without a word once its person did anything else."""
+        session = desk.change(lambda s: s.ask(expression))
         if who == "you":
             yield self.view(session, note="It is your turn: click on the picture. The right button removes.")
             return
@@ -141,44 +134,49 @@ class Page:
         yield self.view(session, running=True, note="The model is being loaded …" if waits else "Looking …")
         policy = self.models.policy(who, session.sample)
         for after in play(session, self.models.environment, policy, steps=int(steps)):
-            ended = after.shown.closing is not None
-            yield self.view(after, running=not ended)
+            if not desk.follow(session, after):
+                return
+            session, ended = after, after.shown.closing is not None
+            yield self.view(session, running=not ended)
             if not ended:
                 time.sleep(pause)
 
-    def on_step(self, session: Session, expression: str, who: str) -> Iterator[dict]:
-        yield from self.on_run(session, expression, who, 1, 0.0)
+    def on_step(self, desk: Desk, expression: str, who: str) -> Iterator[dict]:
+        yield from self.on_run(desk, expression, who, 1, 0.0)
 
     @told
-    def on_stop(self, session: Session) -> Iterator[dict]:
+    def on_click(self, desk: Desk, expression: str, sign: str, event: gr.EventData) -> Iterator[dict]:
+        def act(session: Session) -> Session:
+            height, width = session.sample.size
+            action = Click(event.x * width - 0.5, event.y * height - 0.5, positive=(sign == "add") != event.right)
+            return click(session.ask(expression), self.models.environment, action, self.models.judge)
+
+        yield self.view(desk.change(act))
+
+    @told
+    def on_stop(self, desk: Desk) -> Iterator[dict]:
+        session = desk.change(Session.copy)
         yield self.view(session, note="Stopped: click on the picture to take over, or press Run to hand back.")
 
     @told
-    def on_click(self, session: Session, expression: str, sign: str, event: gr.EventData) -> Iterator[dict]:
-        height, width = session.sample.size
-        action = Click(event.x * width - 0.5, event.y * height - 0.5, positive=(sign == "add") != event.right)
-        session = click(session.ask(expression), self.models.environment, action, self.models.judge)
-        yield self.view(session)
+    def on_undo(self, desk: Desk) -> Iterator[dict]:
+        yield self.view(desk.change(Session.undo))
 
     @told
-    def on_undo(self, session: Session) -> Iterator[dict]:
-        yield self.view(session.undo())
+    def on_redo(self, desk: Desk) -> Iterator[dict]:
+        yield self.view(desk.change(Session.redo))
 
     @told
-    def on_redo(self, session: Session) -> Iterator[dict]:
-        yield self.view(session.redo())
+    def on_restart(self, desk: Desk) -> Iterator[dict]:
+        yield self.view(desk.change(Session.restart))
 
     @told
-    def on_restart(self, session: Session) -> Iterator[dict]:
-        yield self.view(session.restart())
+    def on_row(self, desk: Desk, event: gr.EventData) -> Iterator[dict]:
+        yield self.view(desk.change(lambda s: s.go(int(event.key))))
 
-    @told
-    def on_row(self, session: Session, event: gr.EventData) -> Iterator[dict]:
-        yield self.view(session.go(int(event.key)))
-
-    def on_export(self, session: Session, expression: str, kind: str) -> dict[str, str] | None:
+    def on_export(self, desk: Desk, expression: str, kind: str) -> dict[str, str] | None:
         """One file as {name, type, base64}, for the browser to save; nothing is left on the server."""
-        session = (session or self.first()).ask(expression)
+        session = desk.session.ask(expression)
         try:
             data = file_of(session, kind, self.models.environment.segmenter.reference)
         except SegAgentError as error:
@@ -205,8 +203,8 @@ class Page:
             )
 
     def layout(self) -> None:
-        first = self.first()
-        self.session = gr.State(None, time_to_live=7200)
+        first = Session.begin(examples()[0].load())
+        self.desk = gr.State(Desk(first))
         gr.HTML(markup.HEADER, elem_id="header")
         with gr.Row(elem_id="examples"):
             self.upload = gr.UploadButton("＋ Your picture", file_types=["image"], scale=0, elem_id="upload")
@@ -264,42 +262,35 @@ class Page:
 
     def events(self) -> None:
         shows = [
-            self.session, self.canvas, self.status, self.log, self.undo, self.redo, self.run, self.stop,
-            self.expression, self.picker,
+            self.canvas, self.status, self.log, self.undo, self.redo, self.run, self.stop, self.expression, self.picker,
         ]  # fmt: skip
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        long = {"outputs": shows, "concurrency_limit": 16, "concurrency_id": "run", **private}
-        asked = [self.session, self.expression, self.who]
-        runs = [
-            self.run.click(self.on_run, [*asked, self.steps, self.pause], **long),
-            self.expression.submit(self.on_run, [*asked, self.steps, self.pause], **long),
-            self.step.click(self.on_step, asked, **long),
-        ]
-        # Whatever a person does takes over: the run under way ends, with what it has shown so far.
-        quick = {"outputs": shows, "concurrency_limit": None, "cancels": runs, **private}
-        self.canvas.select(
-            self.on_click, [self.session, self.expression, self.sign], trigger_mode="always_last", **quick
-        )
+        # "multiple": a run that was taken over may still be in its last step when the next one is asked for.
+        long = {"concurrency_limit": 16, "concurrency_id": "run", "trigger_mode": "multiple", **private}
+        quick = {"concurrency_limit": None, **private}
+        asked = [self.desk, self.expression, self.who]
+        self.run.click(self.on_run, [*asked, self.steps, self.pause], shows, **long)
+        self.expression.submit(self.on_run, [*asked, self.steps, self.pause], shows, **long)
+        self.step.click(self.on_step, asked, shows, **long)
+        clicked = [self.desk, self.expression, self.sign]
+        self.canvas.select(self.on_click, clicked, shows, trigger_mode="multiple", **quick)
         for button, handler in (
             (self.stop, self.on_stop),
             (self.undo, self.on_undo),
             (self.redo, self.on_redo),
             (self.restart, self.on_restart),
         ):
-            button.click(handler, self.session, **quick)
-        self.picker.select(self.on_pick, self.session, **quick)
-        self.log.select(self.on_row, self.session, **quick)
+            button.click(handler, self.desk, shows, trigger_mode="multiple", **quick)
+        self.picker.select(self.on_pick, self.desk, shows, **quick)
+        self.log.select(self.on_row, self.desk, shows, **quick)
         for button, handler in (
             (self.upload, self.on_upload),
             (self.mask, self.on_mask),
             (self.target, self.on_target),
         ):
-            button.upload(handler, [self.session, button], **quick)
+            button.upload(handler, [self.desk, button], shows, **quick)
         for kind, button in self.exports.items():
-            saved = button.click(
-                lambda session, expression, kind=kind: self.on_export(session, expression, kind),
-                [self.session, self.expression], self.file, concurrency_limit=None, **private,
-            )  # fmt: skip
+            saved = button.click(partial(self.on_export, kind=kind), [self.desk, self.expression], self.file, **quick)
             saved.then(None, self.file, js=markup.DOWNLOAD_JS, **private)
 
 
@@ -316,7 +307,10 @@ def build(agent: SegAgent | None = None, segmenter: Segmenter | None = None, mod
 def look() -> dict[str, Any]:
     """What launch() needs for the page to look as it should: system fonts, so that no font is fetched."""
     theme = gr.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
-        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
     return {"theme": theme, "css": markup.CSS, "footer_links": []}
 

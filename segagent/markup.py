@@ -79,8 +79,12 @@ def _thumbnail(example: Example) -> str:
 
 def sources(examples: Sequence[Example]) -> str:
     """Author, licence and source of each photograph, as a list."""
-    lines = {e.credit: None for e in examples if e.kind == "photograph"}
-    return "<ul class='sources'>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+    lines = dict.fromkeys(e.credit.rpartition(", ") for e in examples if e.kind == "photograph")
+    items = "".join(
+        f'<li>{escape(words)}, <a href="{escape(source)}" target="_blank" rel="noopener">source</a></li>'
+        for words, _, source in lines
+    )
+    return f'<ul class="sources">{items}</ul><p class="sources">Their target masks were drawn for this project.</p>'
 
 
 def canvas(session: Session, longest: int, target: bool = False) -> dict[str, Any]:
@@ -202,7 +206,8 @@ button.entry.current { background: var(--color-accent-soft); box-shadow: inset 3
 .sources { font-size: .8rem; padding-left: 1.2em; margin: 0; overflow-wrap: anywhere; }
 #bar { align-items: stretch; gap: 10px; }
 #run, #stop { max-width: 160px; }
-#who label, #sign label { padding: 5px 8px; }
+#who label, #sign label { padding: 5px 6px; }
+#who .wrap { gap: 5px; }
 #who label span, #sign label span { margin-left: 4px; font-size: .85rem; }
 #examples { gap: 6px; flex-wrap: nowrap; }
 #examples #picker { min-width: 0; flex: 1 1 0; }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,10 @@ class Session:
     def redo(self) -> Session:
         return self.go(self.position + 1)
 
+    def copy(self) -> Session:
+        """Another session of the same content: a run that follows this one ends (see Desk)."""
+        return replace(self)
+
     def restart(self) -> Session:
         """The first state alone; what a policy read off it stays."""
         return replace(self, moments=(replace(self.moments[0], closing=None),), position=0)
@@ -131,6 +135,35 @@ class Session:
         return replace(
             transition, iou=_iou(self.sample, transition.state), reward=_iou(self.sample, transition.next_state)
         )
+
+
+class Desk:
+    """Where one person's session lies; the one thing here that changes. What a person does is done in turn, on the latest
+    session; a run goes on only while nobody but itself has changed it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._lock = session, threading.Lock()
+
+    def __deepcopy__(self, _: Any) -> Desk:
+        return Desk(self._session)
+
+    @property
+    def session(self) -> Session:
+        return self._session
+
+    def change(self, function: Callable[[Session], Session]) -> Session:
+        """A person's doing: the latest session becomes what `function` makes of it, and stays where that raises."""
+        with self._lock:
+            self._session = function(self._session)
+            return self._session
+
+    def follow(self, before: Session, after: Session) -> bool:
+        """A run's next session, unless someone took over since `before`; → whether it is the latest now."""
+        with self._lock:
+            if self._session is not before:
+                return False
+            self._session = after
+            return True
 
 
 def play(
@@ -200,6 +233,7 @@ class Models:
 
     def __init__(self, agent: SegAgent | None = None, segmenter: Segmenter | None = None) -> None:
         self._agent, self._segmenter = agent, segmenter
+        self._plain: Segmenter | None = None  # until the agent is there
         self._failure: SegAgentError | None = None
         self._lock = threading.Lock()
 
@@ -245,9 +279,9 @@ class Models:
         """With the embedded segmenter, which needs no weights, as long as the agent is not loaded."""
         if self._agent is not None:
             return Environment(self._agent.segmenter)
-        if self._segmenter is None:
-            self._segmenter = load_segmenter("grabcut")
-        return Environment(self._segmenter)
+        if self._plain is None:
+            self._plain = self._segmenter or load_segmenter("grabcut")
+        return Environment(self._plain)
 
     def policy(self, who: str, sample: Sample) -> Policy:
         """Who clicks: "agent" or "annotator". Raises SegAgentError with what is missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from segagent.examples import example, examples
 from segagent.export import replay, trajectory_to_json
 from segagent.images import load_image
 from segagent.policy import FixedReading, Proposal
-from segagent.space import Models, Session, click, play
+from segagent.space import Desk, Models, Session, click, play
 from segagent.types import Box, Click, Sample
 
 
@@ -129,11 +130,45 @@ def test_a_target_given_later_scores_what_was_done_before(sample, environment):
     assert aimed.trajectory().ious[-1] == aimed.shown.iou
 
 
+def test_a_run_that_was_taken_over_changes_nothing_any_more(session, environment):
+    desk = Desk(session)
+    running = play(session, environment, SCRIPT)
+    first = next(running)
+    assert desk.follow(session, first)
+    second = next(running)  # computed when the person clicks
+    mine = desk.change(lambda s: click(s, environment, Click(30, 15)))
+    assert not desk.follow(first, second)
+    assert desk.session is mine
+    assert [m.transition.origin for m in mine.moments[1:]] == ["policy", "person"]
+    stopped = desk.change(Session.copy)
+    assert not desk.follow(mine, second)
+    assert stopped.state is mine.state
+    with pytest.raises(ActionError):
+        desk.change(Session.redo)
+    assert desk.session is stopped
+    assert copy.deepcopy(desk).session is stopped  # each person gets a desk of his own
+    assert copy.deepcopy(desk) is not desk
+
+
+def test_what_a_person_does_at_once_is_done_in_turn(session, environment):
+    desk = Desk(session)
+    places = [Click(5 * i + 2, 20) for i in range(9)]
+    threads = [
+        threading.Thread(target=desk.change, args=(lambda s, place=place: click(s, environment, place),))
+        for place in places
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(a.x for a in desk.session.state.actions) == [p.x for p in places]
+
+
 def test_sessions_pickle(session, environment):
     ran = last(play(session, environment, SCRIPT))
-    copy = pickle.loads(pickle.dumps(ran))
-    assert (copy.state.mask == ran.state.mask).all()
-    assert copy.undo().position == 2
+    again = pickle.loads(pickle.dumps(ran))
+    assert (again.state.mask == ran.state.mask).all()
+    assert again.undo().position == 2
 
 
 def test_who_clicks(sample, session, environment):
