@@ -170,6 +170,31 @@ def test_names_that_collide_and_folders_without_data(tmp_path):
         build_hres(tmp_path / "nowhere", tmp_path / "hres")
 
 
+@pytest.mark.parametrize("kind", ["0 and 1", "1 bit", "palette", "RGBA"])
+def test_masks_of_other_makers(tmp_path, kind):
+    """Data sets of the same columns may encode their masks otherwise."""
+    import datasets
+
+    image, mask = scene(1)
+    picture = Image.fromarray((mask > 0).astype(np.uint8) if kind == "0 and 1" else mask)
+    if kind == "1 bit":
+        picture = picture.convert("1")
+    elif kind == "palette":
+        picture = Image.fromarray((mask > 0).astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 255, 0, 0])
+    elif kind == "RGBA":
+        picture.putalpha(Image.fromarray(mask))
+    text, pixels = datasets.Value("string"), datasets.Image()
+    columns = {"id": text, "image": pixels, "mask": pixels, "expression": text}
+    row = {"id": "a", "image": Image.fromarray(image), "mask": picture, "expression": "it"}
+    (tmp_path / "other" / "data").mkdir(parents=True)
+    datasets.Dataset.from_list([row], features=datasets.Features(columns)).to_parquet(
+        tmp_path / "other" / "data" / "test-0.parquet"
+    )
+    (sample,) = load(tmp_path / "other")
+    assert (sample.target == (mask > 0)).all()
+
+
 def test_limit_and_shards_and_no_overwriting(tmp_path):
     for i in range(6):
         dis(tmp_path / "DIS5K", "DIS-TE1", f"1#A#1#Bag#{i}", i)
