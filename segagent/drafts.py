@@ -16,7 +16,7 @@ class Drafts:
         self._alike, self._longest = alike, longest
         follows: dict[tuple[int, ...], Counter] = defaultdict(Counter)
         for tokens in examples:
-            for i in range(1, len(tokens)):
+            for i in range(len(tokens)):
                 follows[self._context(tokens[:i])][tokens[i]] += 1
         likeliest = {context: (*counts.most_common(1)[0], counts.total()) for context, counts in follows.items()}
         self._next = {c: token for c, (token, count, total) in likeliest.items() if count > total / 2}

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segagent.generation import Opening, Said
+from segagent.generation import Opening, Said, extended
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ class PlainDecoder:
     def _generate(
         self, start: PlainStart, said: Sequence[Said], temperature: float, count: Callable | None = None, **options: Any
     ) -> None:
-        inputs = _extended(start)
+        inputs = extended(start.inputs, start.tokens)
         if temperature > 0:
             # whatever the checkpoint's generation_config says, the model's own distribution is sampled
             options |= {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -90,13 +90,3 @@ class PlainDecoder:
                 break
             said.tokens.append(token)
         said.done = True
-
-
-def _extended(start: PlainStart) -> dict[str, torch.Tensor]:
-    """The processor's inputs with the answer's first tokens after the prompt."""
-    inputs, said = dict(start.inputs), torch.tensor([start.tokens], dtype=torch.int64)
-    for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
-        if name in inputs:
-            after = {"input_ids": said, "attention_mask": torch.ones_like(said)}.get(name, torch.zeros_like(said))
-            inputs[name] = torch.cat([inputs[name], after.to(inputs[name])], 1)
-    return inputs

@@ -104,6 +104,8 @@ class Batch:
     def keep(self, counts: Sequence[int], logits: torch.Tensor) -> None:
         """Of the tokens just fed, each row keeps the first `counts[row]`; `logits` (B, q, V) is what `feed` returned."""
         kept, fed = torch.tensor(counts, device=self.mask.device), logits.shape[1]
+        if fed == 0:
+            return
         self.mask[:, -fed:] *= torch.arange(fed, device=kept.device) < kept[:, None]
         self.position = self.position + kept
         last = logits[torch.arange(len(self)), (kept - 1).clamp(min=0)]
@@ -132,10 +134,27 @@ def supports(model: Any) -> bool:
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
-def prefill(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Batch:
-    """Reads a processor's output: input_ids (B, L) padded on the left, attention_mask, pixel values and what else there is."""
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+def extended(inputs: dict[str, torch.Tensor], tokens: Sequence[int]) -> dict[str, torch.Tensor]:
+    """A processor's output with the same text tokens added to each row."""
+    longer = dict(inputs)
+    for name in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
+        if name in inputs:
+            row = torch.tensor({"input_ids": tokens, "attention_mask": [1] * len(tokens)}.get(name, [0] * len(tokens)))
+            longer[name] = torch.cat([inputs[name], row.to(inputs[name]).expand(len(inputs[name]), -1)], 1)
+    return longer
+
+
+def prefill(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], guesses: Sequence[int] = ()
+) -> tuple[Batch, torch.Tensor]:
+    """Reads a processor's output: input_ids (B, L) padded on the left, attention_mask, pixel values and what else there is.
+
+    Fed along are guesses of each answer's first tokens; `keep` says which of them stand. Returns the batch and the logits
+    (B, 1 + guesses, V) float32 after the prompt and after each guess.
+    """
+    inputs, fed = extended(inputs, guesses), len(guesses)
     others = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
     positions = model._prepare_position_ids_for_generation(ids, {**others, "input_ids": ids, "attention_mask": mask})
     cache = Cache(layer_class_to_replicate=_Slab)
     prepared = model.prepare_inputs_for_generation(
@@ -148,9 +167,9 @@ def prefill(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Batch:
         **others,
     )
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        prepared["logits_to_keep"] = 1
-    output = model(**prepared, return_dict=True)
-    return Batch(cache, mask, positions[..., -1], output.logits[:, -1].float())
+        prepared["logits_to_keep"] = 1 + fed
+    logits = model(**prepared, return_dict=True).logits[:, -1 - fed :].float()
+    return Batch(cache, mask, positions[..., -1 - fed], logits[:, 0]), logits
 
 
 def gather(starts: Sequence[Start], room: int = ROOM) -> Batch:
@@ -213,9 +232,11 @@ class Decoder:
 
     def read(self, inputs: dict[str, torch.Tensor], belongs: Callable[[Sequence[int]], bool]) -> list[Opening]:
         """One prefill, then greedily on in each row for as long as the tokens said so far belong to the opening."""
-        batch = prefill(self.model, inputs)
-        prompts = batch.logits
-        said = [Said([]) for _ in range(len(batch))]
+        guesses = self.drafts(())
+        batch, logits = prefill(self.model, inputs, guesses)
+        prompts, said = batch.logits, [Said([]) for _ in range(len(batch))]
+        counts = self._follow(said, [[-1, *guesses]] * len(said), logits, 0.0, belongs)
+        batch.keep([count - 1 for count in counts], logits[:, 1:])
         self._decode(batch, said, 0.0, belongs)
         openings = []
         for row, opening in enumerate(said):
@@ -234,25 +255,31 @@ class Decoder:
 
     def _decode(self, batch: Batch, said: Sequence[Said], temperature: float, belongs: Callable | None) -> None:
         """Feeds each row its last token and the guesses after it; a guess stands if it is what would have been said."""
-        if belongs is not None:
-            self._take(batch.logits, list(enumerate(said)), temperature, belongs)
         while not all(answer.done for answer in said):
             feeds = [[] if s.done else [s.tokens[-1], *self.drafts(s.tokens)] for s in said]
             logits = batch.feed(self.model, feeds)
-            live = [i for i, feed in enumerate(feeds) if feed]
-            counts = [min(len(feed), 1) for feed in feeds]
-            for place in range(logits.shape[1]):
-                self._take(logits[:, place], [(i, said[i]) for i in live], temperature, belongs)
-                live = [
-                    i
-                    for i in live
-                    if not said[i].done and place + 1 < len(feeds[i]) and said[i].tokens[-1] == feeds[i][place + 1]
-                ]
-                if not live:
-                    break
-                for i in live:
-                    counts[i] = place + 2
-            batch.keep(counts, logits)
+            batch.keep(self._follow(said, feeds, logits, temperature, belongs), logits)
+
+    def _follow(
+        self,
+        said: Sequence[Said],
+        feeds: Sequence[Sequence[int]],
+        logits: torch.Tensor,
+        temperature: float,
+        belongs: Callable | None,
+    ) -> list[int]:
+        """Says what comes after each row's feed (a certain token, then guesses), and how many of the feed stand."""
+        live = [i for i, feed in enumerate(feeds) if feed]
+        counts = [min(len(feed), 1) for feed in feeds]
+        for place in range(logits.shape[1]):
+            self._take(logits[:, place], [(i, said[i]) for i in live], temperature, belongs)
+            ahead = [feeds[i][place + 1] if place + 1 < len(feeds[i]) else None for i in live]
+            live = [i for i, guess in zip(live, ahead, strict=True) if not said[i].done and said[i].tokens[-1] == guess]
+            if not live:
+                break
+            for i in live:
+                counts[i] = place + 2
+        return counts
 
     def _take(
         self, logits: torch.Tensor, rows: list[tuple[int, Said]], temperature: float, belongs: Callable | None

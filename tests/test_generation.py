@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from segagent.drafts import Drafts
-from segagent.fallback import PlainDecoder, PlainStart, _extended
-from segagent.generation import ROOM, Decoder, Said, supports
+from segagent.fallback import PlainDecoder
+from segagent.generation import ROOM, Decoder, Said, extended, supports
 
 BUILDERS = {
     "fastvlm-gpt2": lambda: tiny_models.fastvlm("gpt2"),
@@ -60,19 +60,20 @@ def decoder(model, drafts=(), limit=LIMIT):
 
 def recomputed(model, processor, prompt, tokens):
     """Logits (V,) of the token after `tokens`, from everything anew: alone, unpadded, without a cache."""
-    inputs = _extended(PlainStart(encode(processor, [prompt]), tuple(tokens)))
+    inputs = extended(encode(processor, [prompt]), tokens)
     return model(**inputs, use_cache=False).logits[0, -1]
 
 
 def examples(model, processor, kind):
-    """Sequences to learn guesses from: none, this model's own (most guesses right), or mangled (most end up wrong)."""
+    """Sequences to learn guesses from: none, this model's own (most guesses right), those of the first prompt alone (guessed
+    from the prefill on, and wrong for the other prompts), or mangled (most end up wrong)."""
     own = generated(model, encode(processor, PROMPTS))
     mangled = [[token + (i % 3 == 2) for i, token in enumerate(tokens)] for tokens in own]
-    return {"none": [], "right": own, "wrong": mangled}[kind]
+    return {"none": [], "right": own, "first": own[:1], "wrong": mangled}[kind]
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("kind", ["none", "right", "wrong"])
+@pytest.mark.parametrize("kind", ["none", "right", "first", "wrong"])
 @torch.inference_mode()
 def test_greedy_tokens_are_those_of_generate(name, kind):
     model, processor = build(name)
@@ -89,7 +90,7 @@ def test_greedy_tokens_are_those_of_generate(name, kind):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@pytest.mark.parametrize("kind", ["none", "wrong"])
+@pytest.mark.parametrize("kind", ["none", "first", "wrong"])
 @torch.inference_mode()
 def test_logits_are_those_of_a_full_recomputation(name, kind):
     model, processor = build(name)
@@ -192,6 +193,7 @@ def test_guesses_save_passes_and_vision_is_seen_once():
 def test_drafts_learn_the_form_and_leave_the_numbers_open():
     examples = [[1, 2, d, e, 3, f, 4] for d in (5, 6, 7) for e in (5, 6, 7) for f in (5, 6, 7)]
     drafts = Drafts(examples, alike={5, 6, 7})
+    assert drafts([]) == [1, 2]
     assert drafts([1]) == [2]
     assert drafts([1, 2]) == drafts([1, 2, 5]) == []
     assert drafts([1, 2, 5, 7]) == [3]

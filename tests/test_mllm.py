@@ -16,8 +16,7 @@ from fakes import BrushSegmenter
 from segagent import MLLMPolicy
 from segagent.environment import Environment
 from segagent.errors import CheckpointError, ExpressionError, ImageError, SegAgentError
-from segagent.fallback import PlainStart, _extended
-from segagent.generation import Opening, Said
+from segagent.generation import Opening, Said, extended
 from segagent.grammar import Grammar
 from segagent.masks import overlay
 from segagent.mllm import MLLMReading, Settings
@@ -55,7 +54,7 @@ def generated(policy, observation):
 def recomputed(policy, observation, tokens):
     """Log-probabilities (V,) of the token after `tokens`, from everything anew."""
     inputs = policy._inputs([policy._prompt(observation.expression)], [policy._picture(observation)])
-    logits = policy.model(**_extended(PlainStart(inputs, tuple(tokens))), use_cache=False).logits
+    logits = policy.model(**extended(inputs, tokens), use_cache=False).logits
     return torch.log_softmax(logits[0, -1], -1)
 
 

@@ -28,23 +28,22 @@ ANSWER = "Current mIoU: 0.53. Positive point: (412, 133)"
 
 def scripted(text: str) -> tuple[Any, Any]:
     """A FastVLM of 3 M weights, 100 image tokens, that answers ANSWER: its logits are shifted by the place in the answer."""
-    model, processor = tiny_models.fastvlm(text, size=160, widths=(48, 96, 192), hidden=192, layers=4)
+    model, processor = tiny_models.fastvlm(text, size=160, widths=(48, 96, 192), hidden=224, layers=4)
     with torch.no_grad():
         model.lm_head.weight.mul_(0.02)
     words = processor.tokenizer
     answer = torch.tensor([*words(ANSWER)["input_ids"], words.eos_token_id])
-    ask = words(" A: ")["input_ids"]
+    ask, image = len(words(" A: ")["input_ids"]), model.config.image_token_id  # what comes after the image
 
     def shift(module: Any, arguments: Any, inputs: dict[str, Any], output: Any) -> Any:
         ids, places = inputs["input_ids"], inputs["position_ids"]
-        if ids.shape[1] > 64:  # the prompt: the answer begins after its last position
-            module.first = int(places.max())
+        if (ids[0] == image).any():  # a prompt; all are equally long here
+            module.first = int(places[0, (ids[0] == image).nonzero()[-1]]) + ask
         kept = output.logits.shape[1]
         after = (places[:, -kept:] - module.first).clamp(0, len(answer) - 1)
         output.logits.scatter_add_(2, answer[after][..., None], torch.full((*after.shape, 1), 50.0))
         return output
 
-    assert len(ask) > 1
     model.register_forward_hook(shift, with_kwargs=True)
     return model, processor
 
