@@ -1,74 +1,147 @@
-"""The embedded default: OpenCV's GrabCut (Rother et al., 2004) driven by clicks and boxes. No weights, CPU only."""
+"""The embedded default: a classical interactive segmenter on OpenCV's graph cut. No weights, CPU only.
+
+An action is answered by minimum cuts (Boykov and Jolly, 2001), first of a coarse view of the image, or of the part around
+the click where what is wrong is small; then of a finer view of what changed. A pixel's cost adds up
+- its colour, under densities of the mask so far and of what lies around the click (after GrabCut, Rother et al., 2004);
+- whether it is nearer to the positive or to the negative clicks, by geodesic distance (after Bai and Sapiro, 2007);
+- the label it has, the more so the farther it is from the click, so that what was right stays right.
+Of a correction only the connected part that holds the click is taken over.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
 
 import cv2
 import numpy as np
 
+from segagent.masks import box_of
 from segagent.segmenters.base import EmbeddingCache, Prediction
+from segagent.segmenters.classical.evidence import begin, correct
+from segagent.segmenters.classical.views import AREA, Embedding, View, Window, encode
 from segagent.types import Box, Click, State
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Small:
-    """An image at working size."""
-
-    size: tuple[int, int]  # (H, W) of the original
-    rgb: np.ndarray  # (h, w, 3) uint8
+FINE = 2 * AREA  # px of the finer view
+WORTH = 1.15  # the least gain in scale that makes it worth a cut
 
 
 class GrabCutSegmenter:
+    """Pure and deterministic: a mask depends on the image, the mask before it and the actions alone, in any thread."""
+
     reference = "grabcut"
 
-    def __init__(self, longest: int = 256, iterations: int = 2, radius: int = 4) -> None:
-        self._longest, self._iterations, self._radius = longest, iterations, radius
-        self._cache = EmbeddingCache(self._encode)
+    def __init__(self) -> None:
+        self._cache = EmbeddingCache(encode)
 
-    def encode(self, image: np.ndarray) -> Small:
+    def encode(self, image: np.ndarray) -> Embedding:
+        """image (H, W, 3) uint8 RGB → its colours, superpixels and smaller sizes; cached by content."""
         return self._cache(image)
 
-    def predict(self, embedding: Small, states: Sequence[State], actions: Sequence[Click | Box]) -> list[Prediction]:
-        return [Prediction(self._one(embedding, s, a)) for s, a in zip(states, actions, strict=True)]
+    def predict(
+        self, embedding: Embedding, states: Sequence[State], actions: Sequence[Click | Box]
+    ) -> list[Prediction]:
+        """One prediction for each (state, action) pair. Each pixel clicked has the label of its last click."""
+        masks, histories = [s.mask for s in states], [(*s.actions, a) for s, a in zip(states, actions, strict=True)]
+        if len(masks) == 1:
+            return [Prediction(_predict(embedding, masks[0], histories[0]))]
+        with ThreadPoolExecutor(cpu_count()) as pool:  # OpenCV works outside the GIL
+            return [Prediction(m) for m in pool.map(lambda m, h: _predict(embedding, m, h), masks, histories)]
 
-    def _encode(self, image: np.ndarray) -> Small:
-        height, width = image.shape[:2]
-        scale = min(1.0, self._longest / max(height, width))
-        small = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return Small((height, width), cv2.resize(image, small, interpolation=cv2.INTER_AREA))
 
-    def _one(self, embedding: Small, state: State, action: Click | Box) -> np.ndarray:
-        (height, width), (h, w) = embedding.size, embedding.rgb.shape[:2]
-        previous = cv2.resize(state.mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_AREA)
-        labels = np.where(previous > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-        for a in (*state.actions, action):
-            if isinstance(a, Box):
-                x0, y0, x1, y1 = a.x0 * w / width, a.y0 * h / height, a.x1 * w / width, a.y1 * h / height
-                inside = np.zeros((h, w), bool)
-                inside[int(y0) : int(y1) + 1, int(x0) : int(x1) + 1] = True
-                labels[~inside] = cv2.GC_BGD
-                if not previous.any():
-                    labels[inside] = cv2.GC_PR_FGD
-            else:
-                centre = (int((a.x + 0.5) * w / width), int((a.y + 0.5) * h / height))
-                cv2.circle(labels, centre, self._radius, cv2.GC_FGD if a.positive else cv2.GC_BGD, -1)
-        if not previous.any() and isinstance(action, Click) and action.positive:
-            # Nothing is known of the object but one pixel: begin with what lies around it.
-            around = np.zeros((h, w), np.uint8)
-            cv2.circle(
-                around, (int((action.x + 0.5) * w / width), int((action.y + 0.5) * h / height)), max(h, w) // 6, 1, -1
-            )
-            labels[(around > 0) & (labels == cv2.GC_PR_BGD)] = cv2.GC_PR_FGD
-        known = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
-        if known.any() and not known.all():
-            cv2.setRNGSeed(0)  # its k-means draws from the calling thread's generator
-            models = np.zeros((1, 65)), np.zeros((1, 65))
-            cv2.grabCut(embedding.rgb, labels, None, *models, self._iterations, cv2.GC_INIT_WITH_MASK)
-            known = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
-        mask = cv2.resize(known.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR) > 0
-        for a in (*state.actions, action):
-            if isinstance(a, Click):
-                mask[int(a.y + 0.5), int(a.x + 0.5)] = a.positive
-        return mask
+def _predict(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+    """The mask (H, W) after the last of `actions`, `mask` being the one before it."""
+    action = actions[-1]
+    if isinstance(action, Click) and mask.any():
+        result = _corrected(embedding, mask, actions)
+    elif isinstance(action, Box) or action.positive:
+        result = _begun(embedding, mask, actions)
+    else:
+        result = mask.copy()  # nothing is said of the object yet
+    for click in actions:
+        if isinstance(click, Click):
+            result[int(click.y + 0.5), int(click.x + 0.5)] = click.positive
+    return result
+
+
+def _begun(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+    """A new mask (H, W)."""
+    evidence = begin(embedding, mask, actions)
+    view = evidence.view
+    after = _of_clicks(view, evidence.cut(view, mask, actions)[1], actions)
+    finer = _finer(embedding, view, after)
+    if finer is not None:
+        view = finer
+        after = _of_clicks(view, evidence.cut(view, mask, actions)[1], actions)
+    result = np.zeros_like(mask)
+    x0, y0, x1, y1 = view.window
+    result[y0:y1, x0:x1] = view.up(after)
+    if isinstance(actions[-1], Box) and not result.any():  # nothing in it stands out
+        box = actions[-1]
+        result[int(box.y0 + 0.5) : int(box.y1 + 0.5) + 1, int(box.x0 + 0.5) : int(box.x1 + 0.5) + 1] = True
+    return result
+
+
+def _corrected(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+    """A copy of `mask` (H, W), changed around the click, the last action."""
+    evidence = correct(embedding, mask, actions)
+    view = evidence.view
+    changed, after = _of_click(view, *evidence.cut(view, mask, actions), actions[-1])
+    finer = _finer(embedding, view, changed)
+    if finer is not None:
+        view = finer
+        changed, after = _of_click(view, *evidence.cut(view, mask, actions), actions[-1])
+    changed = view.up(changed)
+    if view.scale < 1:  # the boundary in `mask` may lie anywhere in the view's pixels
+        side = 2 * int(np.ceil(0.75 / view.scale)) + 1
+        changed = cv2.dilate(changed.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    result = mask.copy()
+    x0, y0, x1, y1 = view.window
+    np.copyto(result[y0:y1, x0:x1], view.up(after), where=changed)
+    return result
+
+
+def _finer(embedding: Embedding, view: View, region: np.ndarray) -> View | None:
+    """A view of what the region (h, w) covers, where it shows notably more; None where not."""
+    if not region.any():
+        return None
+    finer = embedding.view(_around(view, region), FINE)
+    return finer if finer.scale > WORTH * view.scale else None
+
+
+def _of_clicks(view: View, after: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+    """The parts of `after` that hold a positive click; where none is known, those not far smaller than the largest."""
+    count, parts = cv2.connectedComponents(after.astype(np.uint8), connectivity=4)
+    keep = np.zeros(count, bool)
+    for action in actions:
+        if isinstance(action, Click) and action.positive and view.holds(action.x, action.y):
+            keep[parts[view.point(action.x, action.y)[::-1]]] = True
+    if not keep[1:].any():
+        area = np.bincount(parts.ravel(), minlength=count)
+        area[0] = 0
+        keep = area * 10 >= area.max()
+    keep[0] = False
+    return keep[parts]
+
+
+def _of_click(view: View, before: np.ndarray, after: np.ndarray, click: Click) -> tuple[np.ndarray, np.ndarray]:
+    """(changed, after): the part of the change that holds the click, and `before` with that part changed."""
+    _, parts = cv2.connectedComponents((after != before).astype(np.uint8), connectivity=8)
+    part = parts[view.point(click.x, click.y)[::-1]]
+    changed = (parts == part) & (part > 0)
+    return changed, before ^ changed
+
+
+def _around(view: View, changed: np.ndarray) -> Window:
+    """The window (px of the image) of the true pixels of `changed` (h, w), with a margin, within the view's own."""
+    column0, row0, column1, row1 = box_of(changed)
+    margin = 4 + (max(column1 - column0, row1 - row0) + 1) / 10
+    x0, y0, x1, y1 = view.window
+    width, height = (x1 - x0) / view.size[1], (y1 - y0) / view.size[0]  # of a pixel of the view
+    return (
+        max(x0, x0 + int((column0 - margin) * width)),
+        max(y0, y0 + int((row0 - margin) * height)),
+        min(x1, x0 + int((column1 + 1 + margin) * width) + 1),
+        min(y1, y0 + int((row1 + 1 + margin) * height) + 1),
+    )

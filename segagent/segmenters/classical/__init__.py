@@ -1,0 +1,1 @@
+"""The parts of the classical segmenter in grabcut.py."""
