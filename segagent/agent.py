@@ -149,8 +149,11 @@ class SegAgent:
         )
         return cls(policy, segmenter, config)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the whole checkpoint; `folder` shows nothing until all of it is written. Raises CheckpointError."""
+    def save_pretrained(self, folder: str | os.PathLike[str], max_shard_size: str = "5GB") -> None:
+        """Writes the whole checkpoint, weights in files of at most `max_shard_size`. Raises CheckpointError.
+
+        `folder` shows nothing until all of it is written.
+        """
         model = getattr(self.policy, "model", None)
         if model is None:
             raise CheckpointError(f"A {type(self.policy).__name__} has no model to save.")
@@ -162,7 +165,7 @@ class SegAgent:
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
                 fresh = Path(temporary) / "checkpoint"
                 fresh.mkdir()
-                model.save_pretrained(fresh)
+                model.save_pretrained(fresh, max_shard_size=max_shard_size)
                 self.policy.processor.save_pretrained(fresh)
                 reference = save_segmenter(self.segmenter.reference, fresh / SEGMENTER)
                 config = replace(self.config, segmenter=reference, grammar=self.policy.grammar, **self._decoding())

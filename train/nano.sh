@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The recipe of segagent-nano, from nothing to segagent/nano, on two CPU cores. Every stage resumes: run it again after an
-# interruption. OUT, MINUTES and the counts below make it smaller or larger.
+# The recipe of segagent-nano, from nothing to $OUT/nano (RELEASE=segagent/nano replaces the embedded one), on two CPU cores.
+# Every stage resumes: run it again after an interruption. OUT, MINUTES and the counts below make it smaller or larger.
 set -euo pipefail
-OUT=${OUT:-runs/nano} MINUTES=${MINUTES:-50} EASY=${EASY:-20000} MEDIUM=${MEDIUM:-10000} HARD=${HARD:-6000} REAL=${REAL:-2400}
-FIRST=${FIRST:-1000} STEPS=${STEPS:-3000} BATCH=${BATCH:-32} SCENES=${SCENES:-400}
+OUT=${OUT:-runs/nano} MINUTES=${MINUTES:-50} EASY=${EASY:-20000} MEDIUM=${MEDIUM:-9000} HARD=${HARD:-5000} REAL=${REAL:-1600}
+FIRST=${FIRST:-1000} STEPS=${STEPS:-1800} BATCH=${BATCH:-32} SCENES=${SCENES:-400}
 # Keeps glibc from giving memory back to the system after every batch: up to three times faster.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912
 
@@ -21,3 +21,5 @@ sft() { python -m train.sft --prompt "{expression}" --freeze-vision --batch "$BA
 [ -e "$OUT/sft-easy/segagent.json" ] || sft --model "$OUT/vision" --out "$OUT/sft-easy" --steps "$FIRST" --data "$OUT/decide-easy"
 [ -e "$OUT/sft/segagent.json" ] || sft --model "$OUT/sft-easy" --out "$OUT/sft" --steps "$STEPS" \
     --data "$OUT/decide-easy" "$OUT/decide-medium" "$OUT/decide-hard" "$OUT/trajectories"
+
+python -m train.release --model "$OUT/sft" --out "${RELEASE:-$OUT/nano}"
