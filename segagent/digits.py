@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from segagent.errors import CheckpointError
-from segagent.generation import Decoder, Opening, gather
+from segagent.generation import Decoder, Opening
+from segagent.prefill import gather
 
 UNLIKELY = 1e-4  # a first decimal less likely than this counts with the middle of its range, not with a row of its own
 

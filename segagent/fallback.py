@@ -1,4 +1,4 @@
-"""Decoding by `model.generate` alone, for models whose keys and values `generation` cannot reuse: same answers, more work."""
+"""Decoding by `model.generate` alone, for models whose keys and values `prefill` cannot keep: same answers, more work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from segagent.generation import Opening, Said, extended
+from segagent.generation import Opening, Said
+from segagent.prefill import extended
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -31,7 +31,8 @@ _torchvision.mend()
 
 from segagent.digits import Digits, expected_iou  # noqa: E402
 from segagent.fallback import PlainDecoder, PlainStart  # noqa: E402
-from segagent.generation import Decoder, Said, Start, supports  # noqa: E402
+from segagent.generation import Decoder, Said  # noqa: E402
+from segagent.prefill import Start, supports, windowed  # noqa: E402
 from segagent.pretrained import check_processor, control_tokens, end_tokens, load  # noqa: E402
 
 RETRY_TEMPERATURE = 1.0  # at which a malformed greedy answer is sampled again
@@ -129,7 +130,7 @@ class MLLMPolicy:
         self._is_opening = lru_cache(8192)(self._matches_opening)
         end, limit = end_tokens(model, self._tokenizer), self.settings.max_new_tokens
         if self.settings.reuse and supports(model):
-            self._decoder = Decoder(model, end, limit, self._drafts())
+            self._decoder = Decoder(model, end, limit, Drafts(()) if windowed(model) else self._drafts())
         else:
             self._decoder = PlainDecoder(model, end, limit)
         self._digits = Digits.of(self._tokenizer) if self.settings.iou_reading == "expected" else None

@@ -16,11 +16,12 @@ from fakes import BrushSegmenter
 from segagent import MLLMPolicy
 from segagent.environment import Environment
 from segagent.errors import CheckpointError, ExpressionError, ImageError, SegAgentError
-from segagent.generation import Opening, Said, extended
+from segagent.generation import Opening, Said
 from segagent.grammar import Grammar
 from segagent.masks import overlay
 from segagent.mllm import MLLMReading, Settings
 from segagent.policy import Observation, Policy, Reading, propose_many
+from segagent.prefill import extended
 from segagent.rollout import rollout_many
 from segagent.types import Sample, State
 

@@ -1,6 +1,6 @@
 """Tiny models of standard transformers classes with random weights, their processors and tokenizers, all from configs.
 
-model, processor = fastvlm("gpt2")      # or "llama", "qwen2", "lfm2"; llava(), qwen2_5_vl()
+model, processor = fastvlm("gpt2")      # or "llama", "qwen2", "window", "lfm2"; llava(), qwen2_5_vl()
 model, processor = speaker()            # a fastvlm that was taught the grammar in about two seconds
 save(model, processor, directory)       # what from_pretrained loads
 """
@@ -122,8 +122,10 @@ def _text_config(kind: str, hidden: int, layers: int, vocabulary: int) -> Any:
             bos_token_id=None,
             eos_token_id=1,
         )
-    config = {"llama": tf.LlamaConfig, "qwen2": tf.Qwen2Config}[kind]
+    window = {"use_sliding_window": True, "sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]}
+    config = {"llama": tf.LlamaConfig, "qwen2": tf.Qwen2Config, "window": tf.Qwen2Config}[kind]
     return config(
+        **(window if kind == "window" else {}),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
