@@ -1,4 +1,4 @@
-"""Milliseconds a read and a proposal, decoding from one prefill against `model.generate`: python tests/benchmarks/policy.py
+"""Milliseconds a read and a proposal, decoding from one prefill against `model.generate`: `python -m tests.benchmarks.policy`.
 
 Without --checkpoint the model is a FastVLM of 3 million random weights that is made to say a scripted answer, token by token;
 the time of a pass does not depend on what is said. Both sides say the same tokens, which is checked.
