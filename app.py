@@ -125,8 +125,9 @@ class Page:
 
     @told
     def on_run(self, desk: Desk, expression: str, who: str, steps: int, pause: float) -> Iterator[dict]:
-        """Streams a rollout from the shown state; ends without a word once its person did anything else."""
+        """Streams a rollout from the shown state, until its person does anything else."""
         session = desk.change(lambda s: s.ask(expression))
+        desk.run = this = object()
         if who == "you":
             yield self.view(session, note="It is your turn: click on the picture. The right button removes.")
             return
@@ -135,6 +136,9 @@ class Page:
         policy = self.models.policy(who, session.sample)
         for after in play(session, self.models.environment, policy, steps=int(steps)):
             if not desk.follow(session, after):
+                # Its last picture may have overtaken, on the way, that of what the person did: show the latest once more.
+                if desk.run is this:
+                    yield self.view(desk.session, note=desk.note)
                 return
             session, ended = after, after.shown.closing is not None
             yield self.view(session, running=not ended)
@@ -155,8 +159,8 @@ class Page:
 
     @told
     def on_stop(self, desk: Desk) -> Iterator[dict]:
-        session = desk.change(Session.copy)
-        yield self.view(session, note="Stopped: click on the picture to take over, or press Run to hand back.")
+        session = desk.change(Session.copy, "Stopped: click on the picture to take over, or press Run to hand back.")
+        yield self.view(session, note=desk.note)
 
     @told
     def on_undo(self, desk: Desk) -> Iterator[dict]:

@@ -143,6 +143,8 @@ class Desk:
 
     def __init__(self, session: Session) -> None:
         self._session, self._lock = session, threading.Lock()
+        self.note = ""  # what the page says to what the person did last
+        self.run: object | None = None  # the latest run's own mark
 
     def __deepcopy__(self, _: Any) -> Desk:
         return Desk(self._session)
@@ -151,10 +153,10 @@ class Desk:
     def session(self) -> Session:
         return self._session
 
-    def change(self, function: Callable[[Session], Session]) -> Session:
+    def change(self, function: Callable[[Session], Session], note: str = "") -> Session:
         """A person's doing: the latest session becomes what `function` makes of it, and stays where that raises."""
         with self._lock:
-            self._session = function(self._session)
+            self._session, self.note = function(self._session), note
             return self._session
 
     def follow(self, before: Session, after: Session) -> bool:
