@@ -14,7 +14,6 @@ from segagent.segmenters.classical.views import Embedding, View
 from segagent.types import Box, Click
 
 NEARNESS, NEARNESS_LIMIT = 1.0, 2.0  # nats for a factor of e between the geodesic distances, and at most
-LIMITC = 2.0
 KEEP = 0.7  # what the label that a pixel has weighs, relative to the most that its colour may say
 ROUNDS = 2  # of an object's beginning: densities and cut in turn, before the last cut
 DISC = 3.0  # px of the view: radius of what a click fixes, where there is room
