@@ -13,7 +13,10 @@ from typing import Any
 from segagent.environment import Environment
 from segagent.errors import SegAgentError
 from segagent.policy import Observation, Policy, Proposal, Reading, propose_many
+from segagent.search.tree import Node, Spent, Tree
 from segagent.types import Action, State
+
+__all__ = ["Candidate", "GreedySearch", "Node", "Spent", "Tree"]
 
 SAMPLING = 1.0  # the temperature of candidates where none is given: greedy candidates would all be one
 
