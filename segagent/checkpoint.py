@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from segagent import __version__
+from segagent.downloads import snapshot
 from segagent.errors import CheckpointError, SegAgentError, SegmenterError
 from segagent.grammar import Grammar
 from segagent.masks import OVERLAY_COLORS
@@ -171,14 +172,12 @@ def find_checkpoint(
 def _snapshot(
     repo: str, revision: str | None, token: str | bool | None, local_files_only: bool, patterns: list[str]
 ) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import errors
 
     at = f" at revision {revision}" if revision else ""
     try:
-        return Path(
-            snapshot_download(
-                repo, revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
-            )
+        return snapshot(
+            repo, revision=revision, token=token, local_files_only=local_files_only, allow_patterns=patterns
         )
     except errors.HFValidationError as error:
         raise CheckpointError(f"There is no folder {repo}, and no repository on the Hub can be named so.") from error

@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(self.parts.query)
         self.route = unquote(self.parts.path)
         failure = self.hub.next_failure(self.command, self.route)
-        self.corrupt = failure is not None and failure.kind == "corrupt"
+        self.corrupt = failure.kind if failure is not None and str(failure.kind).startswith("corrupt") else None
         if failure is not None and failure.kind == "drop":
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             self.close_connection = True
@@ -246,7 +246,7 @@ class Handler(BaseHTTPRequestHandler):
         self.json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid: str) -> None:
-        self.hub.lfs[oid] = changed(self.body) if self.corrupt else self.body
+        self.hub.lfs[oid] = changed(self.body, self.corrupt) if self.corrupt else self.body
         self._send(200)
 
     def lfs_verify(self, prefix: str, id: str) -> None:
@@ -301,7 +301,7 @@ class Handler(BaseHTTPRequestHandler):
         headers["Content-Type"] = "application/octet-stream"
         if blob.lfs:
             headers |= {"X-Linked-Etag": f'"{blob.etag}"', "X-Linked-Size": str(len(blob.data))}
-        data = changed(blob.data) if self.corrupt else blob.data
+        data = changed(blob.data, self.corrupt) if self.corrupt else blob.data
         span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         status = 200
         if span and self.command == "GET":

@@ -47,7 +47,8 @@ class HubServer:
         self._http.server_close()
 
     def fail(self, method: str, part: str, kind: str | int, times: int = 1, **headers: str) -> None:
-        """Let requests fail: `kind` is "drop" (cut off), "corrupt" (one byte of the body changes), or a status."""
+        """Let requests fail: `kind` is "drop" (cut off), "corrupt" (the body's last byte changes; "corrupt-middle" one
+        in its middle), or a status."""
         headers = {key.replace("_", "-"): value for key, value in headers.items()}
         self.failures.append(Failure(method, part, kind, times, headers))
 

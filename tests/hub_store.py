@@ -52,7 +52,7 @@ class Failure:
 
     method: str
     part: str
-    kind: str | int  # drop | corrupt | an HTTP status
+    kind: str | int  # drop | corrupt | corrupt-middle | an HTTP status
     times: int
     headers: dict[str, str]
 
@@ -63,9 +63,12 @@ class HubError(Exception):
         self.status, self.code = status, code
 
 
-def changed(data: bytes) -> bytes:
-    """The same length, another content."""
-    return data[:-1] + bytes([data[-1] ^ 1]) if data else data
+def changed(data: bytes, kind: str = "corrupt") -> bytes:
+    """The same length, another content: one bit of the last byte, or of the one in the middle."""
+    if not data:
+        return data
+    place = len(data) // 2 if kind == "corrupt-middle" else len(data) - 1
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 def sizes(blob: Blob) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from segagent import downloads
 from segagent.checkpoint import upload
 from segagent.data._hub import push_folder
 from segagent.data.sources import load_trajectories
+from segagent.downloads import cached, snapshot
 from segagent.errors import CheckpointError, DataError
 from segagent.trajectories import features, from_row, to_row
 from segagent.types import Click, Sample, State, Trajectory, Transition
@@ -121,6 +123,38 @@ def test_a_download_that_breaks_off_is_taken_up(model, hub):
         assert stream.read() == bytes(range(256)) * 40
 
 
+@pytest.mark.parametrize("name", ["a.txt", "sub/w.safetensors"])
+def test_a_damaged_download_is_fetched_again_and_no_more_than_once(model, hub, name):
+    hub.fail("GET", name, "corrupt")
+    folder = snapshot("ada/model")
+    assert (folder / name).read_bytes() == hub.read("model", "ada/model", name)
+    before = len(hub.requests)
+    snapshot("ada/model", local_files_only=True)
+    assert len(hub.requests) == before
+    for path in cached("ada/model"):
+        path.resolve().unlink()
+        path.unlink()
+    hub.fail("GET", name, "corrupt", times=2)
+    with pytest.raises(OSError, match=f"{Path(name).name} came without the content whose hash the Hub gave"):
+        snapshot("ada/model")
+    assert name not in {str(path.relative_to(folder)) for path in cached("ada/model")}
+    assert (snapshot("ada/model") / name).read_bytes() == hub.read("model", "ada/model", name)
+
+
+def test_a_file_that_changed_on_the_disk_is_noticed_without_hashing_all_each_time(model, hub, monkeypatch):
+    folder = snapshot("ada/model")
+    hashed = []
+    monkeypatch.setattr(downloads, "digest", lambda blob, old=downloads.digest: hashed.append(blob) or old(blob))
+    snapshot("ada/model")
+    assert not hashed
+    weights = (folder / "sub" / "w.safetensors").resolve()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(OSError, match="came without the content"):
+        snapshot("ada/model", local_files_only=True)
+    assert hashed == [weights]
+    assert (snapshot("ada/model") / "sub" / "w.safetensors").read_bytes() == bytes(range(256)) * 40
+
+
 # Trajectory data sets
 
 
@@ -176,10 +210,16 @@ def test_damaged_and_interrupted_downloads_of_data(hub, folder, tmp_path):
     push_folder(folder, "ada/clicks")
     hub.fail("GET", "train-00000.parquet", "drop", times=2)
     assert len(load_trajectories("ada/clicks", cache_dir=tmp_path / "one")) == 6
-    shutil.rmtree(tmp_path / "hf_home" / "hub")
-    hub.fail("GET", "train-00000.parquet", "corrupt")
-    with pytest.raises(DataError, match="Cannot load ada/clicks: "):
-        load_trajectories("ada/clicks", cache_dir=tmp_path / "two")
+    for kind in ("corrupt", "corrupt-middle"):  # the second is a readable file with another picture in it
+        shutil.rmtree(tmp_path / "hf_home" / "hub")
+        hub.fail("GET", "train-00000.parquet", kind)
+        runs_back = load_trajectories("ada/clicks", cache_dir=tmp_path / kind)
+        assert [run.sample.id for run in runs_back] == ["s0-0", "s0-1", "s0-2", "s1-0", "s1-1", "s1-2"]
+        shutil.rmtree(tmp_path / "hf_home" / "hub")
+        hub.fail("GET", "train-00000.parquet", kind, times=2)
+        with pytest.raises(DataError, match=r"Cannot load ada/clicks: train-00000\.parquet came without the content"):
+            load_trajectories("ada/clicks", cache_dir=tmp_path / f"{kind}-twice")
+        assert not [path for path in cached("ada/clicks", "dataset") if path.name == "train-00000.parquet"]
     hub.fail("GET", "train-00001.parquet", "drop")
     assert len(list(load_trajectories("ada/clicks", streaming=True))) == 6
     with pytest.raises(DataError, match="Cannot load ada/clicks: it has no such revision"):

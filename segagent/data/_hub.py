@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+from segagent.downloads import checked
 from segagent.errors import DataError
 
 
@@ -70,6 +72,36 @@ def _status(status: int, message: str | None) -> str:
     if status >= 500:
         return f"the Hub has a fault of its own (status {status}){said}: try again later."
     return f"the Hub refused it (status {status}){said}."
+
+
+def load_rows(
+    path_or_repo: str | PathLike[str],
+    split: str,
+    *,
+    streaming: bool,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | PathLike[str] | None,
+) -> Any:
+    """datasets.load_dataset of a folder or a repository, whose files have the hashes that the Hub gave. Raises DataError."""
+    from datasets import DownloadMode, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    name = str(path_or_repo)
+    options = {"split": split, "streaming": streaming, "revision": revision, "token": token}
+    options["cache_dir"] = None if cache_dir is None else str(cache_dir)
+    if streaming or Path(name).is_dir():
+        with explained(name, "load"):
+            return load_dataset(name, **options)
+    # What `datasets` made of a damaged file in its own cache must be made again.
+    modes = iter([None, DownloadMode.REUSE_CACHE_IF_EXISTS])
+    with explained(name, "load"):
+        return checked(
+            lambda: load_dataset(name, download_mode=next(modes), **options),
+            name,
+            "dataset",
+            (OSError, ValueError, RuntimeError, DatasetsError),
+        )
 
 
 def push_folder(

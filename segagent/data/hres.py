@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from segagent.data._hres_sources import SPLITS, Seen, find_pairs, read_pair
-from segagent.data._hub import explained, filled_card, push_folder
+from segagent.data._hub import filled_card, load_rows, push_folder
 from segagent.data._samples import Faults, Samples, SampleStream
 from segagent.data._shards import SHARD_BYTES, ShardWriter
 from segagent.errors import DataError
@@ -160,22 +160,14 @@ def load_hres(
 
     With `streaming` nothing is stored and samples can only be gone through. Other columns are in `meta`.
     """
-    from datasets import Image, load_dataset
+    from datasets import Image
 
     name = f"HRES {split} of {path_or_repo}"
     local = Path(path_or_repo).is_dir()
     if local and not any(Path(path_or_repo).glob(f"data/{split}-*.parquet")):
         have = sorted({path.name.split("-")[0] for path in Path(path_or_repo).glob("data/*.parquet")})
         raise DataError(f"{str(path_or_repo)!r} has no split {split!r}; it has {', '.join(have) or 'no data'}.")
-    with explained(str(path_or_repo), "load"):
-        rows = load_dataset(
-            str(path_or_repo),
-            split=split,
-            streaming=streaming,
-            revision=revision,
-            token=token,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-        )
+    rows = load_rows(path_or_repo, split, streaming=streaming, revision=revision, token=token, cache_dir=cache_dir)
     if rows.features is not None and not {"image", "mask", "expression"} <= set(rows.features):
         raise DataError(f"{path_or_repo} has no columns image, mask and expression: it is not HRES.")
     for column in ("image", "mask"):

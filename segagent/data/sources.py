@@ -1,6 +1,6 @@
 """Data by one string, for command lines: "NAME:WHERE,key=value,…".
 
-hres-synth                                 hres-synth:hard,split=train,count=500
+hres-synth                                 hres-synth:hard,split=train,count=500, hres-synth:split=validation
 hres:OWNER/HRES,split=validation           refer:data/refer,dataset=refcoco,split_by=unc,split=val
 coco:data/coco128                          reasonseg:data/ReasonSeg,split=val
 folder:data/mine,expression=the crack      official:refcoco_val.json,images=data/train2014
@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from segagent.data._hub import explained
+from segagent.data._hub import explained, load_rows
 from segagent.data._samples import Samples, SampleStream
 from segagent.data.coco import read_coco
 from segagent.data.folder import read_folder
@@ -40,16 +40,8 @@ def load_trajectories(
     errors: str = "raise",
 ) -> Samples | SampleStream:
     """Trajectories from a folder of parquet shards or a repository of the Hub, read when asked for. Raises DataError."""
-    from datasets import load_dataset
-
-    name, options = f"trajectories of {path_or_repo}", {"split": split, "revision": revision, "token": token}
-    with explained(str(path_or_repo), "load"):
-        rows = load_dataset(
-            str(path_or_repo),
-            streaming=streaming,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            **options,
-        )
+    name = f"trajectories of {path_or_repo}"
+    rows = load_rows(path_or_repo, split, streaming=streaming, revision=revision, token=token, cache_dir=cache_dir)
     if rows.features is not None and not {"image", "expression", "steps"} <= set(rows.features):
         raise DataError(f"{path_or_repo} has no columns image, expression and steps: it holds no trajectories.")
     if streaming:
@@ -74,15 +66,17 @@ def open_source(spec: str) -> Sequence[Sample] | Sequence[Trajectory]:
     name, _, rest = spec.partition(":")
     if name not in READERS:
         return _open_bare(spec)
+    reader = READERS[name]
+    known = list(inspect.signature(reader).parameters)
     where, *pairs = rest.split(",")
+    if where.partition("=")[0].strip() in known:  # "hres-synth:split=test" names no place
+        where, pairs = "", [where, *pairs]
     options: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise DataError(f"In {spec!r}, {pair!r} is not key=value.")
         options[key.strip()] = _value(value.strip())
-    reader = READERS[name]
-    known = list(inspect.signature(reader).parameters)
     first = "level" if name == "hres-synth" else known[0]
     if where:
         options[first] = where

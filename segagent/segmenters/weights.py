@@ -13,6 +13,7 @@ from typing import Any
 import safetensors
 import torch
 
+from segagent.downloads import checked
 from segagent.errors import CheckpointError, SegAgentError
 
 # What torch.load raises on files that are cut, changed or no pickles at all.
@@ -20,6 +21,9 @@ _BROKEN = (
     *(pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError),
     *(AttributeError, AssertionError, OverflowError, MemoryError, struct.error),
 )
+
+# What transformers raises on folders and repositories that it cannot load.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError)
 
 
 class _StandIn:
@@ -67,8 +71,12 @@ def _foreign(path: Path, packages: tuple[str, ...]) -> list[str]:
 
 def load_pretrained(model_class: Any, name: str, **options: Any) -> torch.nn.Module:
     """`model_class.from_pretrained` in float32, refusing a checkpoint that lacks weights. Raises CheckpointError."""
+
+    def load() -> tuple[Any, dict[str, Any]]:
+        return model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+
     with faults_of(name):
-        model, loading = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+        model, loading = load() if Path(name).exists() else checked(load, name, failures=_UNREADABLE)
     if loading["missing_keys"]:
         raise CheckpointError(
             f"{name} lacks {len(loading['missing_keys'])} of the weights of a {model_class.__name__}, "
@@ -84,6 +92,6 @@ def faults_of(name: str) -> Iterator[None]:
         yield
     except SegAgentError:
         raise
-    except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise CheckpointError(f"No model can be loaded from {name}: {reason}") from error
