@@ -3,6 +3,7 @@
     python -m segagent segment photo.jpg "the red cup" --out mask.png
     python -m segagent refine photo.jpg "the red cup" mask.png --out better.png --json
     python -m segagent score photo.jpg "the red cup" mask.png
+    python -m segagent filter annotations.json --images DIR --threshold 0.8 --out DIR
 
 With --json, standard output holds one JSON object and nothing else. Heavy imports wait until a command needs them.
 """
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 MODULES = {
     "evaluate": ("segagent.evaluate", "measure a checkpoint, or simulated clicks, on a data set"),
     "benchmark": ("segagent.benchmark", "measure segmenters with simulated clicks on folders of masks"),
+    "filter": ("segagent.filtering", "score the annotations of a COCO file and keep the good ones"),
     "data": ("segagent.data.cli", "build, inspect, push and convert data sets"),
+}
+
+ENDS = {
+    "stop": "the mask is right",
+    "steps": "no steps left",
+    "malformed": "no valid answer came",
+    "converged": "no more gain in sight",
 }
 
 
@@ -58,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong with the arguments."""
 
     def error(self, message: str) -> NoReturn:
@@ -66,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="segagent", description="Segments what an expression names, click by click.")
+    parser = Parser(prog="segagent", description="Segments what an expression names, click by click.")
     parser.add_argument("--version", action="version", version=f"segagent {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, text in (
@@ -85,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--threshold", type=float, metavar="VALUE", help="for a mask of grey values: what reaches this is in it"
         )
-        _add_model(command)
+        add_model(command)
         if run is _segment:
             _add_run(command)
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -94,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(command: argparse.ArgumentParser) -> None:
+def add_model(command: argparse.ArgumentParser) -> None:
+    """The options that load_agent reads."""
     model = command.add_argument_group("model")
     model.add_argument("--checkpoint", metavar="FOLDER|OWNER/NAME", help="default: the embedded segagent-nano")
     model.add_argument("--revision", metavar="NAME", help="the repository's branch, tag or commit")
@@ -141,7 +151,7 @@ def _click(positive: bool) -> Callable[[str], Click]:
 def _segment(options: argparse.Namespace) -> None:
     outputs = _outputs(options)
     image, expression, mask = _inputs(options)
-    agent = _agent(options)
+    agent = load_agent(options)
     from segagent.agent import Result
     from segagent.types import Sample, Trajectory
 
@@ -170,7 +180,7 @@ def _segment(options: argparse.Namespace) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     image, expression, mask = _inputs(options)
-    predicted = _agent(options).score(image, expression, mask)
+    predicted = load_agent(options).score(image, expression, mask)
     print(json.dumps({"predicted_iou": predicted}) if options.json else f"{predicted:.4f}")
 
 
@@ -206,7 +216,8 @@ def _inputs(options: argparse.Namespace) -> tuple[np.ndarray, str, np.ndarray | 
     return image, expression, mask
 
 
-def _agent(options: argparse.Namespace) -> SegAgent:
+def load_agent(options: argparse.Namespace) -> SegAgent:
+    """The agent of add_model's options. Raises SegAgentError."""
     from segagent.agent import SegAgent
 
     return SegAgent.from_pretrained(
@@ -229,8 +240,7 @@ def _line(number: int, transition: Transition) -> str:
     elif isinstance(action, Box):
         what = f"box ({action.x0:.0f}, {action.y0:.0f}) to ({action.x1:.0f}, {action.y1:.0f})"
     else:
-        ends = {"stop": "the mask is right", "steps": "no steps left", "malformed": "no valid answer came"}
-        what = ends[transition.end] if transition.end else "undo"
+        what = ENDS[transition.end] if transition.end else "undo"
     quality = "" if transition.predicted_iou is None else f"   (predicted IoU before: {transition.predicted_iou:.2f})"
     return f"{number}. {what}{quality}"
 

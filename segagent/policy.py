@@ -30,6 +30,17 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Move:
+    """A step whose outcome is known, so that it costs nothing: an undo, or an action that was done before."""
+
+    action: Action
+    state: State | None  # that it leads to; None for an undo, which the environment does
+    predicted_iou: float | None = None  # of that state
+    text: str = ""
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
     action: Action | None  # None: the mask is right, stop
     text: str = ""
@@ -37,6 +48,8 @@ class Proposal:
     state: State | None = None  # the next state, where finding the action already computed it
     origin: str = "policy"
     details: Any = None
+    moves: tuple[Move, ...] = ()  # what is done before the action: the way to another state, which a search may take
+    end: str | None = None  # why the run ends, where `action` is None and it is no plain "stop"
 
 
 @runtime_checkable
@@ -46,7 +59,10 @@ class Reading(Protocol):
     predicted_iou: float | None
 
     def propose(self, candidates: int = 1, temperature: float = 0.0, seed: int | None = None) -> list[Proposal]:
-        """At most `candidates` proposals, likeliest or first sampled first; empty when no valid text came (malformed)."""
+        """At most `candidates` proposals, likeliest or first sampled first; empty when no valid text came (malformed).
+
+        A reading may also have `settle() -> Proposal`: its last word where the run is at its limit of steps.
+        """
         ...
 
 

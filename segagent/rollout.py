@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import repeat
 
 import numpy as np
@@ -26,7 +27,8 @@ def rollout(
     """Transitions of one run: at most `steps` that act, then a closing one whose `end` says why.
 
     `start` is an initial mask (H, W) (mask refinement) or a State to go on from; nothing means the empty mask.
-    Ends: "stop" (the policy says the mask is right), "steps" (the limit), "malformed" (no valid answer came).
+    Ends: "stop" (the policy says the mask is right), "steps" (the limit), "malformed" (no valid answer came), "converged"
+    (a search sees no more gain).
     """
     for _, transition in rollout_many(
         environment, policy, [sample], steps=steps, starts=[start], temperature=temperature, seed=seed
@@ -44,7 +46,11 @@ def rollout_many(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Iterator[tuple[int, Transition]]:
-    """Runs of several samples in lock step, each step one batched read; yields (index of the sample, transition)."""
+    """Runs of several samples in lock step, each step one batched read; yields (index of the sample, transition).
+
+    A step is one decision. Where a search goes back to another state first, the moves there are transitions of their own,
+    which count for nothing.
+    """
     if steps < 0:
         raise SegAgentError(f"steps counts transitions and cannot be {steps}.")
     states = {
@@ -58,22 +64,23 @@ def rollout_many(
         readings = policy.read([Observation(states[i], samples[i].expression, samples[i].id) for i in rows])
         if step == steps:
             for i, reading in zip(rows, readings, strict=True):
-                yield i, _closing(samples[i], states[i], reading, "steps")
+                settled = reading.settle() if hasattr(reading, "settle") else None
+                for transition in _run(environment, samples[i], states[i], reading, settled, "steps"):
+                    yield i, transition
             return
         seeds = [seed_for(seed, samples[i].id, step) for i in rows]
-        chosen: dict[int, tuple[Reading, Proposal]] = {}
-        for i, reading, proposals in zip(rows, readings, propose_many(readings, 1, temperature, seeds), strict=True):
-            if proposals and proposals[0].action is not None:
-                chosen[i] = reading, proposals[0]
-            else:
-                proposal = proposals[0] if proposals else None
-                yield i, _closing(samples[i], states.pop(i), reading, "stop" if proposal else "malformed", proposal)
-        pending = [i for i in chosen if chosen[i][1].state is None]
+        drawn = propose_many(readings, 1, temperature, seeds)
+        chosen = {i: (reading, row[0] if row else None) for i, reading, row in zip(rows, readings, drawn, strict=True)}
+        pending = [i for i, (_, p) in chosen.items() if p is not None and p.action is not None and p.state is None]
         stepped = environment.step_many([states[i] for i in pending], [chosen[i][1].action for i in pending])
-        fresh = dict(zip(pending, stepped, strict=True))
+        for i, state in zip(pending, stepped, strict=True):
+            chosen[i] = chosen[i][0], replace(chosen[i][1], state=state)
         for i, (reading, proposal) in chosen.items():
-            before, states[i] = states[i], proposal.state or fresh[i]
-            yield i, _transition(samples[i], before, reading, proposal, states[i])
+            for transition in _run(environment, samples[i], states[i], reading, proposal):
+                states[i] = transition.next_state
+                yield i, transition
+            if proposal is None or proposal.action is None:
+                del states[i]
 
 
 def collect(sample: Sample, transitions: Iterator[Transition]) -> Trajectory:
@@ -81,24 +88,47 @@ def collect(sample: Sample, transitions: Iterator[Transition]) -> Trajectory:
     return Trajectory(sample, tuple(transitions))
 
 
+def _run(
+    environment: Environment,
+    sample: Sample,
+    state: State,
+    reading: Reading,
+    proposal: Proposal | None,
+    end: str | None = None,
+) -> Iterator[Transition]:
+    """The transitions of one decision: its moves, then its action, whose state is known, or the end of the run."""
+    predicted = reading.predicted_iou
+    for move in proposal.moves if proposal else ():
+        after = environment.step(state, move.action) if move.state is None else move.state
+        yield _transition(sample, state, after, predicted, Proposal(move.action, move.text, move.logprob))
+        state, predicted = after, move.predicted_iou
+    if proposal is not None and proposal.action is not None:
+        yield _transition(sample, state, proposal.state, predicted, proposal, said=getattr(reading, "text", ""))
+        return
+    end = end or (proposal.end or "stop" if proposal else "malformed")
+    yield _transition(sample, state, state, predicted, proposal, end, getattr(reading, "text", ""))
+
+
 def _transition(
-    sample: Sample, state: State, reading: Reading, proposal: Proposal | None, next_state: State, end: str | None = None
+    sample: Sample,
+    state: State,
+    next_state: State,
+    predicted_iou: float | None,
+    proposal: Proposal | None,
+    end: str | None = None,
+    said: str = "",
 ) -> Transition:
     known = sample.target is not None
     return Transition(
         state=state,
         action=proposal.action if proposal else None,
         next_state=next_state,
-        predicted_iou=reading.predicted_iou,
+        predicted_iou=predicted_iou,
         iou=reward(state, sample.target, sample.ignore) if known else None,
         reward=reward(next_state, sample.target, sample.ignore) if known else None,
-        text=(proposal.text if proposal else "") or getattr(reading, "text", ""),
+        text=(proposal.text if proposal else "") or said,
         logprob=proposal.logprob if proposal else None,
         origin=proposal.origin if proposal else "policy",
         end=end,
         details=proposal.details if proposal else None,
     )
-
-
-def _closing(sample: Sample, state: State, reading: Reading, end: str, proposal: Proposal | None = None) -> Transition:
-    return _transition(sample, state, reading, proposal, state, end)

@@ -2,7 +2,7 @@
 
 One row is one trajectory: the plain image once, every mask as COCO RLE. The pictures that a model is trained on (the mask
 painted on) are derived when a batch is made, never stored. The last entry of `steps` holds the final mask; its `kind` is
-not an action but how the run ended: "stop", "steps" or "malformed", or "open" where the record ends before the run did.
+not an action but how the run ended: "stop", "steps", "malformed" or "converged", or "open" where the record ends before the run did.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from segagent.types import Action, Box, Click, Sample, State, Trajectory, Transi
 if TYPE_CHECKING:
     from datasets import Features
 
-ENDS = ("stop", "steps", "malformed", "open")
+ENDS = ("stop", "steps", "malformed", "converged", "open")
 
 
 def features() -> Features:
@@ -33,7 +33,7 @@ def features() -> Features:
     rle = {"size": List(Value("int32")), "counts": Value("string")}
     step = {
         "mask": rle,  # M_t, before the action
-        "kind": Value("string"),  # click | box | undo, and in the last entry stop | steps | malformed | open
+        "kind": Value("string"),  # click | box | undo, and in the last entry one of ENDS
         "x": Value("float64"),  # px; of a box the top-left corner
         "y": Value("float64"),
         "x1": Value("float64"),  # px; the bottom-right corner of a box, else null
@@ -234,7 +234,7 @@ def sft_rows(
     """TRL rows {"images", "prompt", "completion"} of one trajectory row: one for each action and for a "stop".
 
     `images` holds the picture (H, W) with the mask painted on, as PIL. An undo, what it took back, and an end that is no
-    decision ("steps", "malformed", "open") teach nothing and give no row. The IoU said is the true one where it is known.
+    decision (all but "stop") teach nothing and give no row. The IoU said is the true one where it is known.
     `only` draws one of the decisions, by its place among those that teach.
     """
     grammar = grammar or Grammar()
@@ -261,6 +261,6 @@ def _kept(entries: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for entry in entries:
         if entry["kind"] == "undo":
             del kept[-1:]
-        elif entry["kind"] not in ("steps", "malformed", "open"):
+        elif entry["kind"] == "stop" or entry["kind"] not in ENDS:
             kept.append(entry)
     return kept

@@ -155,7 +155,7 @@ class Transition:
     text: str = ""  # what the policy said
     logprob: float | None = None
     origin: str = "policy"  # simulated | policy | corrected | person
-    end: str | None = None  # stop | steps | malformed; only in a closing transition
+    end: str | None = None  # stop | steps | malformed | converged; only in a closing transition
     details: Any = None  # a policy's own record of the decision, e.g. a search tree
 
 

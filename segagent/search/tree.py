@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from segagent.masks import iou, to_rle
 from segagent.types import Action, Sample, State
 
