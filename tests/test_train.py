@@ -7,12 +7,17 @@ import json
 import numpy as np
 import pytest
 
+from segagent._torchvision import mend
 from segagent.agent import SegAgent
+from segagent.annotator import next_click
 from segagent.data import hres_synth
 from segagent.data.corruptions import KINDS, corrupt
 from segagent.errors import DataError
 from segagent.masks import iou
 from train import generate, nano, pretrain, sft
+
+mend()
+from transformers import AutoProcessor  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +80,46 @@ def test_an_interrupted_generation_resumes_to_the_same_rows(tmp_path):
     assert [json.dumps(row["steps"]) for row in sft.load_trajectories([tmp_path]).select_columns("steps")] == whole
 
 
-def test_token_targets_name_the_object_under_each_cell():
+def test_dense_targets_tell_of_the_object_under_each_cell():
     scene, _ = hres_synth("train", "easy", 1).scene(0)
     height, width = scene.size
-    targets = pretrain.token_targets(scene, np.zeros(scene.size, bool))
-    for item in scene.objects:
-        x, y = item.center
-        cell = int(y / height * pretrain.GRID), int(x / width * pretrain.GRID)
-        if not item.mask[round(y), round(x)]:
-            continue  # a hollow object has nothing at its centre
-        assert pretrain.COLORS[int(targets["color"][cell])] == item.color
-        assert pretrain.SHAPES[int(targets["shape"][cell])] == item.shape
-        assert targets["sign"][cell] == 1
-        assert targets["iou"][cell] == 0
-        assert abs(targets["x1"][cell] * 10 + targets["x2"][cell] - 100 * x / width) < 35
+    grid, empty = pretrain.GRID, np.zeros(scene.size, bool)
+    targets = pretrain.describe(scene, empty, meant=0)
+    for number, item in enumerate(scene.objects):
+        y, x = np.argwhere(item.mask)[np.count_nonzero(item.mask) // 2]
+        row, column = int(y / height * grid), int(x / width * grid)
+        if targets["color"][row, column] == pretrain.IGNORE:
+            continue  # too thin here to cover a tenth of the cell
+        seen = {name: float(values[row, column]) for name, values in targets.items()}
+        assert pretrain.COLORS[int(seen["color"])] == item.color
+        assert pretrain.SHAPES[int(seen["shape"])] == item.shape
+        assert seen["meant"] == (number == 0)
+        assert (seen["sign"], seen["iou"]) == (1, 0)
+        click = next_click(empty, item.mask)
+        assert seen["x1"] * 10 + seen["x2"] == int((click.x + 0.5) / width * 100)
+        assert seen["y1"] * 10 + seen["y2"] == int((click.y + 0.5) / height * 100)
+        # The way from the middle of the cell to the click.
+        assert (column + 0.5) / grid + seen["dx"] == pytest.approx((click.x + 0.5) / width)
+        assert (row + 0.5) / grid + seen["dy"] == pytest.approx((click.y + 0.5) / height)
+    bare = targets["color"] == pretrain.IGNORE
+    assert bare.any()
+    assert not targets["meant"][bare].any()
+    right = pretrain.describe(scene, scene.objects[0].mask, meant=0)
+    cells = right["meant"] == 1
+    assert cells.any()
+    assert (right["sign"][cells] == 2).all()  # nothing is left to click
+    assert (right["x1"][cells] == pretrain.IGNORE).all()
+
+
+def test_a_batch_teaches_the_answer_alone(untrained):
+    processor = AutoProcessor.from_pretrained(untrained)
+    samples = [sample for sample, _ in zip(pretrain.Scenes(3), range(4), strict=False)]
+    batch = pretrain.Batches(processor)(samples)
+    image = batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    assert (image.sum(dim=1) == pretrain.GRID**2).all()
+    for (_, text, answer, _), ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
+        assert processor.tokenizer.decode(labels[labels != pretrain.IGNORE]) == f"{answer}<eos>"
+        assert text in processor.tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize("kind", KINDS)

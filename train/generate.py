@@ -32,8 +32,9 @@ from segagent.masks import box_of
 from segagent.policy import Observation, seed_for
 from segagent.rollout import rollout
 from segagent.segmenters import load_segmenter
-from segagent.trajectories import features, to_row
+from segagent.trajectories import to_row
 from segagent.types import Action, Box, Click, Sample, State, Trajectory, Transition
+from train.shards import write_shard
 
 INITIAL = ("empty", "box", "points", "beside")
 log = logging.getLogger(__name__)
@@ -105,8 +106,6 @@ def make_shard(
 ) -> dict[str, int]:
     """Writes shard `number` and returns its counts; a sample that cannot be read is skipped and counted."""
     import cv2
-    import pyarrow.parquet as parquet
-    from datasets import Dataset
 
     cv2.setNumThreads(1)
     shares, decisions = rules.pop("shares"), rules.pop("decisions")
@@ -134,9 +133,7 @@ def make_shard(
         counts["trajectories"] += 1
         counts["actions"] += len(trajectory.steps)
         counts["stops"] += trajectory.end == "stop"
-    temporary = out / f".{number:05d}.tmp"
-    parquet.write_table(Dataset.from_list(rows, features=features()).data.table, temporary)
-    temporary.rename(out / f"train-{number:05d}.parquet")
+    write_shard(rows, out / f"train-{number:05d}.parquet")
     return counts
 
 

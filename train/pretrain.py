@@ -1,11 +1,13 @@
-"""Vision pre-training: what is where, and where an annotator would click next, for the object under each image token.
+"""Dense pre-training of nano: what is where, which of it the words mean, where F_sim would click, and the answer itself.
 
-    python -m train.pretrain --model runs/nano/untrained --out runs/nano/vision --minutes 30
+    python -m train.pretrain --model runs/nano/untrained --out runs/nano/vision --minutes 120
 
-Scenes of HRES-Synth with a wrong mask painted on. From the projected features of each token linear heads read the colour and
-shape of the object under it and, as if that object were the target, F_sim's answer: the sign (or "stop"), the first two
-digits of x and y, and the IoU. So the language model that comes after only has to find the object that the words mean.
-The heads are thrown away. Resumes from `--out` after an interruption.
+Scenes of HRES-Synth with a wrong mask painted on, and an expression. An answer teaches a dozen tokens; here each of the
+hundred image tokens teaches too. From the projected features linear heads read the token's own place, the colour and shape
+of the object under it and how far away F_sim would click if that object were the target; from the language model's hidden
+states before its last layer, whether the expression means that object, and F_sim's answer for it: the sign (or "stop"), the
+first two digits of x and y, and the IoU. So its last layer only has to find the token that knows the answer, and say it:
+the answer is trained along. The heads are thrown away. Resumes from `--out` after an interruption.
 """
 
 from __future__ import annotations
@@ -26,54 +28,58 @@ from tqdm import tqdm
 from segagent._torchvision import mend
 from segagent.annotator import next_click
 from segagent.data import _paint, _shapes
-from segagent.data._scenes import make_scene
+from segagent.data._expressions import expressions
+from segagent.data._scenes import Scene, make_scene
 from segagent.data.corruptions import corrupt
 from segagent.masks import iou, overlay
-from train.nano import INPUT, STRIDE
+from train.nano import INPUT, STRIDE, grammar
 
 GRID = INPUT // STRIDE
-LEVELS = ("easy", "medium", "easy", "hard")
+LEVELS = ("easy", "medium", "easy", "hard", "medium")
 COLORS, SHAPES = list(_paint.COLORS), list(_shapes.SHAPES)
 IGNORE = -100
 STOP_IOU = 0.9
-# name → number of classes of each head; "iou" is a regression
-HEADS = {"color": len(COLORS), "shape": len(SHAPES), "sign": 3, "x1": 10, "x2": 10, "y1": 10, "y2": 10, "iou": 1}
+EMPTY, ABSENT = 0.45, 0.06  # shares of samples that start from the empty mask, and of expressions that mean nothing
+# Heads: name → classes (1: a number). Those of the projected features, and those of the language model's hidden states.
+SEEN = {"row": GRID, "column": GRID, "color": len(COLORS), "shape": len(SHAPES), "dx": 1, "dy": 1}
+MEANT = {"meant": 2, "sign": 3, "x1": 10, "x2": 10, "y1": 10, "y2": 10, "iou": 1}
+WEIGHTS = {"row": 0.3, "column": 0.3, "dx": 10.0, "dy": 10.0, "iou": 3.0, "meant": 2.0, "x2": 0.5, "y2": 0.5}
+ANSWER_WEIGHT = 2.0
 
 
-def token_targets(scene, mask: np.ndarray) -> dict[str, np.ndarray]:
+def describe(scene: Scene, mask: np.ndarray, meant: int | None) -> dict[str, np.ndarray]:
     """name → (GRID, GRID) targets for the object that covers each cell most; IGNORE where none covers a tenth of it."""
     height, width = mask.shape
-    cover = np.stack(
-        [cv2.resize(o.mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA) for o in scene.objects]
-    )
     rows = []
-    for item in scene.objects:
+    for index, item in enumerate(scene.objects):
         value, click = iou(mask, item.mask), next_click(mask, item.mask)
-        if value >= STOP_IOU or click is None:
-            rows.append((COLORS.index(item.color), SHAPES.index(item.shape), 2, *[IGNORE] * 4, value))
-            continue
-        x, y = int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100)
-        rows.append(
-            (
-                COLORS.index(item.color),
-                SHAPES.index(item.shape),
-                int(click.positive),
-                x // 10,
-                x % 10,
-                y // 10,
-                y % 10,
-                value,
-            )
-        )
-    table = np.array(rows, np.float32)
-    under = cover.argmax(axis=0)
-    targets = table[under]
-    targets[cover.max(axis=0) < 0.1] = IGNORE
-    return {name: targets[..., i] for i, name in enumerate(HEADS)}
+        row = {"color": COLORS.index(item.color), "shape": SHAPES.index(item.shape), "meant": int(index == meant)}
+        row |= {"iou": value, "sign": 2}
+        if value < STOP_IOU and click is not None:
+            x, y = (click.x + 0.5) / width, (click.y + 0.5) / height
+            row |= {"sign": int(click.positive), "dx": x, "dy": y}
+            row |= {"x1": int(x * 10), "x2": int(x * 100) % 10, "y1": int(y * 10), "y2": int(y * 100) % 10}
+        rows.append(row)
+    cover = np.stack(
+        [
+            cv2.resize(o.mask.view(np.uint8) * np.float32(1), (GRID, GRID), interpolation=cv2.INTER_AREA)
+            for o in scene.objects
+        ]
+    )
+    under, bare = cover.argmax(axis=0), cover.max(axis=0) < 0.1
+    place = np.broadcast_to(np.arange(GRID, dtype=np.float32), (GRID, GRID))
+    found = {"column": place, "row": place.T}
+    for name in dict.fromkeys([*SEEN, *MEANT]):
+        if name not in found:
+            found[name] = np.array([row.get(name, IGNORE) for row in rows], np.float32)[under]
+            found[name][bare] = 0 if name == "meant" else IGNORE
+    for name, own in (("dx", place), ("dy", place.T)):
+        found[name] = np.where(found[name] == IGNORE, IGNORE, found[name] - (own + 0.5) / GRID).astype(np.float32)
+    return found
 
 
 class Scenes(IterableDataset):
-    """Endless (image (3, INPUT, INPUT) uint8, targets) pairs; each scene is seen with `views` masks."""
+    """Endless samples; each scene is seen with `views` pairs of an expression and a mask."""
 
     def __init__(self, seed: int, views: int = 3) -> None:
         self.seed, self.views = seed, views
@@ -83,67 +89,120 @@ class Scenes(IterableDataset):
         cv2.setNumThreads(1)
         stream = 0
         while True:
-            sequence = [self.seed, worker.id if worker else 0, stream]
-            rng = np.random.default_rng(np.random.SeedSequence(sequence))
+            rng = np.random.default_rng([self.seed, worker.id if worker else 0, stream])
             # About the model's own resolution, which is fast, and of any aspect ratio, for the input squeezes it away.
             size = tuple(int(side) for side in rng.integers(INPUT * 4 // 5, INPUT * 6 // 5, 2))
             scene = make_scene(rng, LEVELS[stream % len(LEVELS)], size)
-            for view in range(self.views):
-                yield self.example(scene, rng, "empty" if view == 0 else None)
+            found = expressions(scene, rng, per_object=2)
+            present, absent = [e for e in found if e[1]], [e for e in found if not e[1]]
+            for _ in range(self.views):
+                pool = absent if absent and (not present or rng.random() < ABSENT) else present
+                if pool:
+                    yield self.example(scene, pool[rng.integers(len(pool))], rng)
             stream += 1
 
     @staticmethod
-    def example(scene, rng: np.random.Generator, kind: str | None):
-        masks = [item.mask for item in scene.objects]
-        pick = int(rng.integers(len(masks)))
-        mask, _ = corrupt(masks[pick], rng, kind, [m for i, m in enumerate(masks) if i != pick])
-        painted = cv2.resize(overlay(scene.image, mask), (INPUT, INPUT), interpolation=cv2.INTER_AREA)
-        targets = token_targets(scene, mask)
-        return torch.from_numpy(painted).permute(2, 0, 1), {k: torch.from_numpy(v) for k, v in targets.items()}
+    def example(
+        scene: Scene, expression, rng: np.random.Generator
+    ) -> tuple[np.ndarray, str, str, dict[str, np.ndarray]]:
+        """(painted picture (INPUT, INPUT, 3) uint8, expression, answer, dense targets)."""
+        text, targets, _ = expression
+        meant = targets[0] if targets else None
+        target = np.zeros(scene.size, bool) if meant is None else scene.objects[meant].mask
+        others = [item.mask for i, item in enumerate(scene.objects) if i != meant]
+        mask, _ = corrupt(target, rng, "empty" if rng.random() < EMPTY else None, others)
+        value, click = iou(mask, target), None
+        if value < STOP_IOU:
+            click = next_click(mask, target)
+        picture = cv2.resize(overlay(scene.image, mask), (INPUT, INPUT), interpolation=cv2.INTER_AREA)
+        return picture, text, grammar().format(click, value, scene.size), describe(scene, mask, meant)
+
+
+class Batches:
+    """Samples → tensors: prompts as the checkpoint's chat template writes them, each with the answer that is taught."""
+
+    def __init__(self, processor) -> None:
+        self.processor = processor
+
+    def __call__(self, samples) -> dict:
+        tokenizer, image = self.processor.tokenizer, self.processor.image_token
+        rows, starts = [], []
+        for _, text, answer, _ in samples:
+            messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": grammar().ask(text)}]}]
+            prompt = self.processor.apply_chat_template(messages, tokenize=False).replace(image, image * GRID**2)
+            whole = self.processor.apply_chat_template(
+                [*messages, {"role": "assistant", "content": answer}], tokenize=False
+            )
+            rows.append(tokenizer(prompt)["input_ids"])
+            starts.append(len(rows[-1]))
+            rows[-1] += tokenizer(whole.replace(image, image * GRID**2)[len(prompt) :])["input_ids"]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[tokenizer.pad_token_id] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        labels = ids.clone()
+        for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            labels[i, : longest - len(row) + start] = IGNORE
+        dense = {name: torch.from_numpy(np.stack([s[3][name] for s in samples])) for name in samples[0][3]}
+        images = torch.from_numpy(np.stack([s[0] for s in samples])).permute(0, 3, 1, 2)
+        return {"images": images, "input_ids": ids, "attention_mask": mask, "labels": labels, "dense": dense}
 
 
 class Probe(nn.Module):
-    """The tower and projector of a model, and the heads that teach them."""
+    """A model, and the linear heads that teach its image tokens."""
 
     def __init__(self, model) -> None:
         super().__init__()
-        self.tower, self.projector = model.model.vision_tower, model.model.multi_modal_projector
-        self.heads = nn.Linear(model.config.text_config.hidden_size, sum(HEADS.values()))
+        self.model = model
+        width = model.config.text_config.hidden_size
+        self.seen, self.meant = nn.Linear(width, sum(SEEN.values())), nn.Linear(width, sum(MEANT.values()))
+        self.norm = nn.LayerNorm(width)
+        self._projected: torch.Tensor | None = None
+        model.model.multi_modal_projector.register_forward_hook(self._keep)
 
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """images (B, 3, INPUT, INPUT) uint8 → name → (B, GRID, GRID, classes) logits."""
-        pixels = (images.float() / 255 - 0.5) / 0.25
-        features = self.tower(pixels.contiguous(memory_format=torch.channels_last)).last_hidden_state
-        logits = self.heads(self.projector(features.permute(0, 2, 3, 1)))
-        return dict(zip(HEADS, logits.split(list(HEADS.values()), dim=-1), strict=True))
+    def _keep(self, module, inputs, output) -> None:
+        self._projected = output
+
+    def forward(self, batch: dict) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """→ (the answer's loss, name → (B, GRID, GRID, classes) logits)."""
+        pixels = ((batch["images"].float() / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+        text = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+        output = self.model(**text, pixel_values=pixels, output_hidden_states=True)
+        states = output.hidden_states[-2][batch["input_ids"] == self.model.config.image_token_index]
+        shape = (len(pixels), GRID, GRID, -1)
+        logits = {}
+        for sizes, values in ((SEEN, self.seen(self._projected)), (MEANT, self.meant(self.norm(states)))):
+            logits |= dict(zip(sizes, values.reshape(shape).split(list(sizes.values()), dim=-1), strict=True))
+        return output.loss, logits
 
 
 def losses(logits: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     result = {}
     for name, target in targets.items():
-        if name == "iou":
+        if logits[name].shape[-1] == 1:
             known = target != IGNORE
-            result[name] = 5 * (logits[name][..., 0][known] - target[known]).abs().mean()
+            value = nn.functional.smooth_l1_loss(logits[name][..., 0][known], target[known], beta=0.02)
         else:
-            result[name] = nn.functional.cross_entropy(
+            value = nn.functional.cross_entropy(
                 logits[name].flatten(0, 2), target.flatten().long(), ignore_index=IGNORE
             )
+        result[name] = WEIGHTS.get(name, 1.0) * value
     return result
 
 
+@torch.no_grad()
 def accuracies(logits: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Share of cells right, and the mean absolute error of the IoU."""
+    """Share of cells right (of those meant: recall), and the mean absolute errors of the numbers."""
     result = {}
     for name, target in targets.items():
-        known = target != IGNORE
-        if name == "iou":
+        known = target == 1 if name == "meant" else target != IGNORE
+        if logits[name].shape[-1] == 1:
             result[name] = (logits[name][..., 0][known] - target[known]).abs().mean().item()
         else:
             result[name] = (logits[name].argmax(-1)[known] == target[known]).float().mean().item()
     return result
 
 
-def train(model, out: Path, *, minutes: float, batch: int, rate: float, seed: int, workers: int) -> None:
+def train(model, processor, out: Path, *, minutes: float, batch: int, rate: float, seed: int, workers: int) -> None:
     out.mkdir(parents=True, exist_ok=True)
     probe = Probe(model).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=0.05)
@@ -154,57 +213,61 @@ def train(model, out: Path, *, minutes: float, batch: int, rate: float, seed: in
         optimizer.load_state_dict(state["optimizer"])
         seconds, steps = state["seconds"], state["steps"]
     # A resumed run goes on with scenes it has not seen.
-    loader = DataLoader(Scenes(seed * 1_000_003 + steps), batch_size=batch, num_workers=workers)
-    log = (out / "pretrain.jsonl").open("a")
-    last = time.monotonic()
-    last_saved = seconds
+    scenes = Scenes(seed * 1_000_003 + steps)
+    loader = DataLoader(scenes, batch_size=batch, num_workers=workers, collate_fn=Batches(processor))
+    last, last_saved, sums, counted = time.monotonic(), seconds, {}, 0
     progress = tqdm(loader, unit="batch", initial=steps, mininterval=10)
-    for images, targets in progress:
-        share = min(seconds / (60 * minutes), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (steps + 1) / 100) * (0.5 * (1 + math.cos(math.pi * share)) * 0.98 + 0.02)
-        logits = probe(images)
-        loss = sum(losses(logits, targets).values())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
-        optimizer.step()
-        steps += 1
-        now = time.monotonic()
-        seconds, last = seconds + now - last, now
-        if steps % 50 == 0:
-            record = {
-                "steps": steps,
-                "samples": steps * batch,
-                "seconds": round(seconds),
-                "loss": round(loss.item(), 3),
-            }
-            record |= {k: round(v, 3) for k, v in accuracies(logits, targets).items()}
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            progress.set_postfix(loss=record["loss"], x1=record["x1"])
-        done = seconds >= 60 * minutes
-        if done or seconds - last_saved > 180:
-            last_saved = seconds
-            state = {
-                "probe": probe.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "seconds": seconds,
-                "steps": steps,
-            }
-            torch.save(state, saved.with_suffix(".tmp"))
-            saved.with_suffix(".tmp").rename(saved)
-        if done:
-            return
+    with (out / "pretrain.jsonl").open("a") as log:
+        for items in progress:
+            share = min(seconds / (60 * minutes), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (steps + 1) / 100) * (0.5 * (1 + math.cos(math.pi * share)) * 0.98 + 0.02)
+            answer, logits = probe(items)
+            loss = ANSWER_WEIGHT * answer + sum(losses(logits, items["dense"]).values())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
+            optimizer.step()
+            steps += 1
+            now = time.monotonic()
+            seconds, last = seconds + now - last, now
+            if steps % 10 == 0:
+                for name, value in {
+                    "loss": loss.item(),
+                    "answer": answer.item(),
+                    **accuracies(logits, items["dense"]),
+                }.items():
+                    sums[name] = sums.get(name, 0.0) + value
+                counted += 1
+            if steps % 100 == 0:
+                record = {"steps": steps, "samples": steps * batch, "seconds": round(seconds)}
+                record |= {name: round(value / counted, 3) for name, value in sums.items()}
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                progress.set_postfix(loss=record["loss"], meant=record["meant"])
+                sums, counted = {}, 0
+            done = seconds >= 60 * minutes
+            if done or seconds - last_saved > 180:
+                last_saved = seconds
+                state = {
+                    "probe": probe.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "seconds": seconds,
+                    "steps": steps,
+                }
+                torch.save(state, saved.with_suffix(".tmp"))
+                saved.with_suffix(".tmp").rename(saved)
+            if done:
+                return
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, help="what train.nano made")
+    parser.add_argument("--model", type=Path, required=True, help="what train.nano made, or a nano to train on")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30, help="of training, interruptions not counted")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--workers", type=int, default=1, help="processes that make scenes")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -213,10 +276,20 @@ def main(argv: list[str] | None = None) -> None:
 
     torch.manual_seed(args.seed)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32)
-    train(model, args.out, minutes=args.minutes, batch=args.batch, rate=args.rate, seed=args.seed, workers=args.workers)
+    processor = AutoProcessor.from_pretrained(args.model)
+    train(
+        model,
+        processor,
+        args.out,
+        minutes=args.minutes,
+        batch=args.batch,
+        rate=args.rate,
+        seed=args.seed,
+        workers=args.workers,
+    )
     model.save_pretrained(args.out)
-    AutoProcessor.from_pretrained(args.model).save_pretrained(args.out)
-    print(f"{args.out}: vision tower and projector trained")
+    processor.save_pretrained(args.out)
+    print(f"{args.out}: pre-trained")
 
 
 if __name__ == "__main__":

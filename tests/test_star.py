@@ -1,0 +1,130 @@
+"""StaR+ and StaR: what is kept of a run and what is corrected, and whole rounds on tiny settings."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from segagent.agent import SegAgent
+from segagent.environment import Environment
+from segagent.errors import DataError
+from segagent.policy import ScriptedPolicy
+from segagent.rollout import collect, rollout
+from segagent.trajectories import from_row
+from segagent.types import Click, Sample
+from tests.fakes import BrushSegmenter
+from train import nano, sft, star
+
+SIZE = (40, 60)
+
+
+def run(target: np.ndarray, actions: list[Click | None], steps: int = 7):
+    sample = Sample(np.zeros((*SIZE, 3), np.uint8), "the disk", target, "a")
+    environment = Environment(BrushSegmenter(radius=8))
+    return collect(sample, rollout(environment, ScriptedPolicy(actions), sample, steps=steps))
+
+
+@pytest.fixture
+def target():
+    target = np.zeros(SIZE, bool)
+    target[10:30, 10:50] = True
+    return target
+
+
+def test_good_actions_stay_and_bad_ones_become_those_of_f_sim(target):
+    played = run(target, [Click(15, 15), Click(2, 2), Click(45, 20)])
+    better = star.improve(played, stop=0.99)
+    assert played.steps[1].reward < played.steps[1].iou
+    assert [step.origin for step in better.steps] == ["person", "corrected", "person", "corrected"]
+    assert better.steps[0].action == Click(15, 15)
+    fixed = better.steps[1]
+    assert fixed.action.positive
+    assert target[int(fixed.action.y), int(fixed.action.x)]
+    assert fixed.reward is None
+    assert np.array_equal(fixed.next_state.mask, played.steps[1].next_state.mask)  # the states stay the policy's own
+    # The premature stop at the end became a click.
+    assert better.steps[3].state is played.states[-1]
+
+
+def test_a_stop_stays_where_the_mask_is_good_enough(target):
+    played = run(target, [Click(15, 15)])
+    better = star.improve(played, stop=0.1)
+    assert better.end == "stop"
+    assert [step.origin for step in better.steps] == ["person"]
+
+
+def test_an_action_that_harms_a_good_mask_becomes_a_stop(target):
+    played = run(target, [Click(15, 15), Click(2, 2), Click(45, 20)])
+    better = star.improve(played, stop=played.ious[1])
+    assert len(better.steps) == 1
+    assert better.end == "stop"
+    assert better.transitions[-1].origin == "corrected"
+
+
+def test_plain_star_keeps_whole_good_runs_alone(target):
+    good, bad = run(target, [Click(15, 15)]), run(target, [Click(2, 2)])
+    assert star.select(good, stop=0.1) is good
+    assert star.select(bad, stop=0.1) is None
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An SFT policy that has learnt nothing, and its D_0."""
+    from train import generate
+
+    folder = tmp_path_factory.mktemp("star")
+    nano.main(["--out", str(folder / "untrained"), "--scenes", "4", "--width", "64", "--layers", "1"])
+    generate.main(
+        ["--out", str(folder / "d0"), "--size", "96", "--samples", "4", "--decisions", "--workers", "1", "--shard", "4"]
+    )
+    sft.main([
+        "--model", str(folder / "untrained"), "--data", str(folder / "d0"), "--out", str(folder / "sft"),
+        "--prompt", "{expression}", "--steps", "1", "--batch", "2", "--workers", "0",
+    ])  # fmt: skip
+    return folder
+
+
+def command(base, out, *more: str) -> list[str]:
+    return [
+        "--model", str(base / "sft"), "--data", str(base / "d0"), "--out", str(out), "--samples", "4", "--size", "96",
+        "--horizon", "2", "--shard", "2", "--workers", "1", "--count", "2", *more,
+        "--", "--prompt", "{expression}", "--steps", "1", "--batch", "2", "--workers", "0",
+    ]  # fmt: skip
+
+
+def test_two_rounds_keep_their_data_models_and_reports(base, tmp_path, capsys):
+    star.main(command(base, tmp_path, "--rounds", "2"))
+    assert len((tmp_path / "star.md").read_text().splitlines()) == 2 + 3
+    for number in (1, 2):
+        rows = sft.load_trajectories([tmp_path / f"round-{number}" / "data"])
+        assert len(rows) == 4
+        assert {row["round"] for row in rows} == {number}
+        assert any(step["origin"] == "corrected" for row in rows for step in row["steps"])
+        from_row(rows[0])
+        SegAgent.from_pretrained(tmp_path / f"round-{number}" / "model")
+        json.loads((tmp_path / f"round-{number}" / "report" / "report.json").read_text())
+    # An interrupted round makes only what is missing.
+    data = tmp_path / "round-2" / "data"
+    before = [row["steps"] for row in sft.load_trajectories([data])]
+    (tmp_path / "round-2" / "model" / "segagent.json").unlink()
+    (data / "train-00001.parquet").unlink()
+    first = (data / "train-00000.parquet").stat().st_mtime_ns
+    star.main(command(base, tmp_path, "--rounds", "2"))
+    assert (data / "train-00000.parquet").stat().st_mtime_ns == first
+    assert [row["steps"] for row in sft.load_trajectories([data])] == before
+    with pytest.raises(DataError, match="other settings"):
+        star.main(command(base, tmp_path, "--stop", "0.5"))
+
+
+def test_star_without_a_good_run_says_so(base, tmp_path):
+    with pytest.raises(DataError, match="kept none of 4 runs"):
+        star.main(command(base, tmp_path, "--method", "star", "--count", "0"))
+
+
+def test_a_model_that_is_no_sft_policy_is_refused(base, tmp_path):
+    words = command(base, tmp_path)
+    words[1] = str(base / "untrained")
+    with pytest.raises(DataError, match="starts from an SFT policy"):
+        star.main(words)
