@@ -23,7 +23,7 @@ def sheet(things: Sequence[Sample | Trajectory], columns: int = 4) -> np.ndarray
     rows = [[_state(run, i) for i in range(len(run.states))] for run in runs]
     tiles = [_sample(sample) for sample in samples]
     rows += [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    return _grid(rows)
+    return grid(rows)
 
 
 def _sample(sample: Sample) -> tuple[np.ndarray, str]:
@@ -56,7 +56,8 @@ def _words(action: object) -> str:
     return "undo"
 
 
-def _grid(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
+def grid(rows: Sequence[Sequence[tuple[np.ndarray, str]]]) -> np.ndarray:
+    """(h, w, 3) uint8: rows of pictures, TILE px at most, each with its caption, whose last line is always shown."""
     font = ImageFont.load_default(13)
     cell = TILE + _GAP
     heights = [max(tile.shape[0] for tile, _ in row) + _LINES * _LINE + _GAP for row in rows]
