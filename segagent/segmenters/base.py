@@ -90,3 +90,14 @@ class EmbeddingCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class Holding:
+    """A segmenter that keeps the embeddings of more images than the one it is made of: as many as run in lock step.
+
+    With fewer kept than there are runs, each step would encode every image again.
+    """
+
+    def __init__(self, segmenter: Segmenter, images: int) -> None:
+        self.reference, self.predict = segmenter.reference, segmenter.predict
+        self.encode = EmbeddingCache(segmenter.encode, images)
