@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
+from segagent.adapters import save_adapter
+from segagent.cards import card_text
 from segagent.checkpoint import (
     CONFIG,
     SEGMENTER,
@@ -32,11 +34,23 @@ from segagent.images import load_image, load_mask
 from segagent.masks import overlay, to_polygons, to_rle
 from segagent.policy import Observation, Policy, ScriptedPolicy
 from segagent.rollout import collect, rollout
-from segagent.search import GreedySearch
+from segagent.search import CANDIDATES, Plateau, Tree, TreeSearch, make_strategy
 from segagent.segmenters import Segmenter, load_segmenter
 from segagent.types import Action, Sample, State, Trajectory, Transition
 
 NANO = Path(__file__).parent / "nano"  # the embedded checkpoint
+
+
+class RunOptions(TypedDict, total=False):
+    """How a run goes; what is left out, or None, is as the checkpoint has it."""
+
+    steps: int | None  # T: decisions at most, a person's clicks included; see search.strategies for what one costs
+    candidates: int | None  # K: clicks to compare at each step; more than one, or a strategy, makes it a search
+    temperature: float | None  # of sampled clicks; 0 takes the likeliest, or 1 where there are several candidates
+    strategy: str | None  # greedy, beam, best-first or mcts; with one and no candidates there are CANDIDATES
+    width: int | None  # of a beam
+    patience: int | None  # the run ends when the best predicted IoU rose by less than `gain` in so many steps; 0: never
+    gain: float | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +61,11 @@ class Result:
     predicted_iou: float | None
     trajectory: Trajectory
     segmenter: str = ""  # what load_segmenter takes to make the run's segmenter again
+
+    @property
+    def tree(self) -> Tree:
+        """All that the search saw; without a search, the run as a tree of one branch (see Tree.of)."""
+        return Tree.of(self.trajectory)
 
     @classmethod
     def of(cls, trajectory: Trajectory, segmenter: str = "") -> Result:
@@ -152,7 +171,8 @@ class SegAgent:
     def save_pretrained(self, folder: str | os.PathLike[str], max_shard_size: str = "5GB") -> None:
         """Writes the whole checkpoint, weights in files of at most `max_shard_size`. Raises CheckpointError.
 
-        `folder` shows nothing until all of it is written.
+        Of a policy with an adapter (peft's), the adapter is written and its base named. `folder` shows nothing until all of it
+        is written.
         """
         model = getattr(self.policy, "model", None)
         if model is None:
@@ -165,9 +185,12 @@ class SegAgent:
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
                 fresh = Path(temporary) / "checkpoint"
                 fresh.mkdir()
-                model.save_pretrained(fresh, max_shard_size=max_shard_size)
+                if hasattr(model, "get_base_model"):
+                    save_adapter(model, fresh)
+                else:
+                    model.save_pretrained(fresh, max_shard_size=max_shard_size)
                 self.policy.processor.save_pretrained(fresh)
-                reference = save_segmenter(self.segmenter.reference, fresh / SEGMENTER)
+                reference = save_segmenter(self.segmenter, fresh / SEGMENTER)
                 config = replace(self.config, segmenter=reference, grammar=self.policy.grammar, **self._decoding())
                 (fresh / CONFIG).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
                 move_into(fresh, target)
@@ -182,18 +205,21 @@ class SegAgent:
         token: str | bool | None = None,
         revision: str | None = None,
         card: str | os.PathLike[str] | None = None,
+        report: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         commit_message: str = "Upload a SegAgent checkpoint",
     ) -> str:
-        """Uploads the checkpoint in one commit, with `card` (a Markdown file) as its README; → the commit's address.
+        """Uploads the checkpoint in one commit; → the commit's address. Raises CheckpointError.
 
-        Raises CheckpointError.
+        `card` (a Markdown file) becomes its README. With `report` (what segagent.evaluate measured, or its report.json) the
+        figures are in the card as `model-index`, and without a `card` one is made of them.
         """
+        text = card_text(repo, card, report)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "checkpoint"
             self.save_pretrained(folder)
-            return upload(
-                folder, repo, private=private, token=token, revision=revision, card=card, message=commit_message
-            )
+            if text is not None:
+                (folder / "README.md").write_text(text, encoding="utf-8")
+            return upload(folder, repo, private=private, token=token, revision=revision, message=commit_message)
 
     def segment(
         self,
@@ -201,15 +227,13 @@ class SegAgent:
         expression: str,
         *,
         mask: Any = None,
-        steps: int | None = None,
-        candidates: int | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
         clicks: Sequence[Action] = (),
+        seed: int = 0,
+        **options: Unpack[RunOptions],
     ) -> Result:
         """The best mask by predicted IoU of what `expression` names, and the run that led to it; arguments as of `stream`."""
         sample = self._sample(image, expression)
-        transitions = self._run(sample, mask, clicks, steps, candidates, temperature, seed)
+        transitions = self._run(sample, mask, clicks, seed, options)
         return Result.of(collect(sample, transitions), self.segmenter.reference)
 
     def stream(
@@ -218,19 +242,16 @@ class SegAgent:
         expression: str,
         *,
         mask: Any = None,
-        steps: int | None = None,
-        candidates: int | None = None,
-        temperature: float | None = None,
-        seed: int = 0,
         clicks: Sequence[Action] = (),
+        seed: int = 0,
+        **options: Unpack[RunOptions],
     ) -> Iterator[Transition]:
         """The run's transitions as they are made, the closing one last. What is wrong with the input is raised at once.
 
-        image: see load_image. mask: where to start (see load_mask). steps, candidates, temperature: instead of the
-        checkpoint's; steps counts all clicks, and more than one candidate makes it the paper's search (see `search`).
-        seed: of what is sampled. clicks: a person's, done first.
+        image: see load_image. mask: where to start (see load_mask). clicks: a person's, done first. seed: of what is
+        sampled. options: see RunOptions. Of a search, the tree so far is in each transition's `details` that it decided.
         """
-        return self._run(self._sample(image, expression), mask, clicks, steps, candidates, temperature, seed)
+        return self._run(self._sample(image, expression), mask, clicks, seed, options)
 
     def refine(self, image: Any, expression: str, mask: Any, **options: Any) -> Result:
         """`segment` that goes on from `mask` instead of nothing."""
@@ -262,20 +283,33 @@ class SegAgent:
         sample: Sample,
         mask: Any,
         clicks: Sequence[Action],
-        steps: int | None,
-        candidates: int | None,
-        temperature: float | None,
         seed: int,
+        options: RunOptions,
     ) -> Iterator[Transition]:
-        steps = self.config.steps if steps is None else steps
-        candidates = self.config.candidates if candidates is None else candidates
-        temperature = self.config.temperature if temperature is None else temperature
-        check_run(steps, candidates, temperature, seed)
+        config = self._configured(options)
+        check_run(config, seed)
         start = self.environment.reset(sample, None if mask is None else load_mask(mask, sample.size))
         for click in clicks:
             check_action(start, click)
-        policy = self.policy if candidates == 1 else GreedySearch(self.policy, self.environment, candidates)
-        return self._transitions(policy, sample, start, clicks, max(0, steps - len(clicks)), temperature, seed)
+        steps = max(0, config.steps - len(clicks))
+        return self._transitions(self._searching(config), sample, start, clicks, steps, config.temperature, seed)
+
+    def _configured(self, options: RunOptions) -> AgentConfig:
+        unknown = set(options) - set(RunOptions.__annotations__)
+        if unknown:
+            raise TypeError(f"Unknown option of a run: {', '.join(sorted(unknown))}.")
+        given = {name: value for name, value in options.items() if value is not None}
+        if "strategy" in given and self.config.candidates == 1:
+            given.setdefault("candidates", CANDIDATES)
+        return replace(self.config, **given)
+
+    def _searching(self, config: AgentConfig) -> Policy:
+        """The policy itself, or a search of its own for this run."""
+        if config.candidates == 1 and config.strategy == AgentConfig.strategy and not config.patience:
+            return self.policy
+        strategy = make_strategy(config.strategy, config.width)
+        plateau = Plateau(config.patience, config.gain)
+        return TreeSearch(self.policy, self.environment, strategy, config.candidates, plateau)
 
     def _transitions(
         self,

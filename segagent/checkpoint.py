@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from segagent import __version__
+from segagent.adapters import ADAPTER, check_shareable, is_adapter
 from segagent.downloads import snapshot
 from segagent.errors import CheckpointError, SegAgentError, SegmenterError
 from segagent.grammar import Grammar
 from segagent.masks import OVERLAY_COLORS
+from segagent.search.strategies import Plateau, check_count, make_strategy
 from segagent.segmenters import Segmenter, load_segmenter
 
 CONFIG = "segagent.json"
@@ -24,6 +26,8 @@ VERSION = 1
 SEGMENTER = (
     "segmenter"  # the folder of a segmenter whose weights are in the checkpoint, and the reference that means it
 )
+# A former model's, which would be taken for a part of this one.
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", ADAPTER)
 # Never a pickle; Python files only for those who said trust_remote_code.
 SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
@@ -36,15 +40,19 @@ class AgentConfig:
     color: str = "green"  # of the mask painted on, one of OVERLAY_COLORS; the prompt may name it
     alpha: float = 0.5  # its opacity, in (0, 1]
     segmenter: str = "grabcut"  # what load_segmenter takes, or "segmenter": the checkpoint's folder of that name
-    steps: int = 7  # clicks at most
+    steps: int = 7  # T: decisions at most; see search.strategies for what one costs
     candidates: int = 1  # K of the paper's Algorithm 2
-    temperature: float = 0.0  # of sampled clicks; 0 takes the likeliest
+    temperature: float = 0.0  # of sampled clicks; 0 takes the likeliest, or 1 where there are several candidates
+    strategy: str = "greedy"  # one of search.STRATEGIES
+    width: int = 3  # of the strategy "beam"
+    patience: int = 0  # a run ends when the best predicted IoU rose by less than `gain` in so many steps; 0: never
+    gain: float = 0.01
     max_new_tokens: int = 48  # of one answer
     attempts: int = 4  # how often an answer is sampled until it is of the grammar
     iou_reading: str = "greedy"  # or "expected"; see mllm.Settings, which knows what these three may be
 
     def __post_init__(self) -> None:
-        check_run(self.steps, self.candidates, self.temperature)
+        check_run(self)
         if self.color not in OVERLAY_COLORS:
             raise CheckpointError(f"The overlay's color is one of {', '.join(OVERLAY_COLORS)}; got {self.color!r}.")
         if not _number(self.alpha) or not 0 < self.alpha <= 1:
@@ -93,20 +101,22 @@ class AgentConfig:
             raise CheckpointError(f"{CONFIG} is malformed: {error}") from error
 
 
-_SEARCH = ("steps", "candidates", "temperature")
+_SEARCH = ("steps", "candidates", "temperature", "strategy", "width", "patience", "gain")
 _DECODING = ("max_new_tokens", "attempts", "iou_reading")
 
 
-def check_run(steps: int, candidates: int, temperature: float, seed: int = 0) -> None:
+def check_run(config: AgentConfig, seed: int = 0) -> None:
     """Raises SegAgentError where these are no settings of a run."""
-    if not _whole(steps) or steps < 0:
-        raise SegAgentError(f"steps counts clicks: a whole number from 0; got {steps!r}.")
-    if not _whole(candidates) or candidates < 1:
-        raise SegAgentError(f"candidates is a whole number from 1; got {candidates!r}.")
+    if not _whole(config.steps) or config.steps < 0:
+        raise SegAgentError(f"steps counts decisions: a whole number from 0; got {config.steps!r}.")
     if not _whole(seed) or seed < 0:
         raise SegAgentError(f"seed is a whole number from 0; got {seed!r}.")
-    if not _number(temperature) or temperature < 0 or not math.isfinite(temperature):
-        raise SegAgentError(f"temperature is a number from 0; got {temperature!r}.")
+    if not _number(config.temperature) or config.temperature < 0 or not math.isfinite(config.temperature):
+        raise SegAgentError(f"temperature is a number from 0; got {config.temperature!r}.")
+    check_count("candidates", config.candidates)
+    check_count("width", config.width)
+    make_strategy(config.strategy)
+    Plateau(config.patience, config.gain)
 
 
 def _whole(value: Any) -> bool:
@@ -220,11 +230,16 @@ def load_its_segmenter(folder: Path, config: AgentConfig, device: str | None = N
         ) from error
 
 
-def save_segmenter(reference: str, folder: Path) -> str:
-    """Copies a segmenter's local weights to `folder`; → how the checkpoint names it. Others keep the name they have."""
-    source = Path(reference.partition(":")[2])
-    if not reference.partition(":")[2] or not source.is_dir():
-        return reference
+def save_segmenter(segmenter: Segmenter, folder: Path) -> str:
+    """Writes a segmenter's local weights to `folder`; → how the checkpoint names it. Others keep the name they have."""
+    source = Path(segmenter.reference.rpartition(":")[2]).expanduser()
+    if ":" not in segmenter.reference or not source.exists():
+        return segmenter.reference
+    if hasattr(segmenter, "save_pretrained"):
+        segmenter.save_pretrained(folder)
+        return SEGMENTER
+    if not source.is_dir():
+        return segmenter.reference
     folder.mkdir()
     for file in source.iterdir():
         if file.suffix in (".json", ".safetensors"):
@@ -242,7 +257,7 @@ def move_into(fresh: Path, target: Path) -> None:
         (target / file).parent.mkdir(exist_ok=True)
         os.replace(fresh / file, target / file)
     for folder in (target, target / SEGMENTER):
-        for stale in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+        for stale in (file for pattern in MODEL_FILES for file in folder.glob(pattern)):
             if stale.relative_to(target) not in files:
                 stale.unlink()
 
@@ -254,18 +269,17 @@ def upload(
     private: bool | None,
     token: str | bool | None,
     revision: str | None,
-    card: str | PathLike[str] | None,
     message: str,
 ) -> str:
-    """Uploads a checkpoint's folder in one commit, which also removes a former model's shards; → the commit's address."""
+    """Uploads a checkpoint's folder in one commit, which also removes a former model's files; → the commit's address."""
     from huggingface_hub import HfApi, errors
 
     from segagent.data._hub import reason
 
     api = HfApi(token=token)
     try:
-        if card is not None:
-            shutil.copyfile(card, folder / "README.md")
+        if is_adapter(folder):
+            check_shareable(folder)
         api.create_repo(repo, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -274,8 +288,10 @@ def upload(
             folder_path=folder,
             revision=revision,
             commit_message=message,
-            delete_patterns=["*.safetensors", "*.safetensors.index.json"],
+            delete_patterns=list(MODEL_FILES),
         )
+    except CheckpointError:
+        raise
     # The disk's, those of malformed names, those of uploads that huggingface_hub wraps, the network's.
     except (OSError, ValueError, RuntimeError, errors.HTTPError) as error:
         raise CheckpointError(f"The checkpoint cannot be uploaded to {repo}: {reason(error)}") from error

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from segagent import _torchvision
+from segagent.adapters import plain
 from segagent.composite import Painter, size_seen
 from segagent.drafts import Drafts
 from segagent.errors import CheckpointError, ExpressionError, GrammarError, ImageError, SegAgentError
@@ -116,7 +117,7 @@ class Settings:
 
 
 class MLLMPolicy:
-    """Any `AutoModelForImageTextToText` with its `AutoProcessor`. Threads may share one; they take turns at the model."""
+    """Any `AutoModelForImageTextToText`, or peft's adapter on one, with its `AutoProcessor`. Threads may share one; they take turns at the model."""
 
     def __init__(self, model: Any, processor: Any, grammar: Grammar | None = None, **settings: Any) -> None:
         """`settings` are those of `Settings`. Raises SegAgentError for these, CheckpointError for the processor."""
@@ -128,11 +129,12 @@ class MLLMPolicy:
         self._lock = threading.Lock()
         self._prompt = lru_cache(256)(self._render)
         self._is_opening = lru_cache(8192)(self._matches_opening)
-        end, limit = end_tokens(model, self._tokenizer), self.settings.max_new_tokens
-        if self.settings.reuse and supports(model):
-            self._decoder = Decoder(model, end, limit, Drafts(()) if windowed(model) else self._drafts())
+        runs = plain(model)
+        end, limit = end_tokens(runs, self._tokenizer), self.settings.max_new_tokens
+        if self.settings.reuse and supports(runs):
+            self._decoder = Decoder(runs, end, limit, Drafts(()) if windowed(runs) else self._drafts())
         else:
-            self._decoder = PlainDecoder(model, end, limit)
+            self._decoder = PlainDecoder(runs, end, limit)
         self._digits = Digits.of(self._tokenizer) if self.settings.iou_reading == "expected" else None
         if self._digits is not None and isinstance(self._decoder, PlainDecoder):
             raise CheckpointError(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from segagent import _torchvision
+from segagent.adapters import base_of, is_adapter, load_on_base
 from segagent.checkpoint import find_checkpoint
 from segagent.errors import CheckpointError
 
@@ -32,32 +36,47 @@ def load(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """Model and processor of a folder or of a repository of the Hub. `options` go to the model. Raises CheckpointError."""
-    folder = find_checkpoint(
-        path_or_repo,
-        revision=revision,
-        subfolder=subfolder,
-        token=token,
-        local_files_only=local_files_only,
-        code=trust_remote_code,
-    )
-    options = {"use_safetensors": True, "trust_remote_code": trust_remote_code, **options}
-    part = "model"
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, **options
+    """Model and processor of a folder or of a repository of the Hub, of an adapter on its base too. Raises CheckpointError.
+
+    `options` go to the model.
+    """
+    where = {"token": token, "local_files_only": local_files_only, "code": trust_remote_code}
+    folder = find_checkpoint(path_or_repo, revision=revision, subfolder=subfolder, **where)
+    options = {"use_safetensors": True, "trust_remote_code": trust_remote_code, "dtype": dtype, **options}
+    if not is_adapter(folder):
+        model = _model(folder, path_or_repo, options)
+    else:
+        model = load_on_base(
+            folder, lambda name, at: _model(find_checkpoint(name, revision=at, **where), name, options)
         )
-        part = "processor"
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except _FAILURES as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{path_or_repo} has no {part} that transformers can load: {reason}") from error
+    beside = any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+    of_base = is_adapter(folder) and not beside
+    source = find_checkpoint(base_of(folder)[0], revision=base_of(folder)[1], **where) if of_base else folder
+    with _told(path_or_repo, "processor"):
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return model, processor
+
+
+def _model(folder: Path, name: str | PathLike[str], options: dict[str, Any]) -> Any:
+    """A model with all of its weights. Raises CheckpointError."""
+    with _told(name, "model"):
+        model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, **options)
     missing = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if missing:
         raise CheckpointError(
-            f"{path_or_repo} lacks {len(missing)} of its model's weights ({missing[0]}, …): get its files again."
+            f"{name} lacks {len(missing)} of its model's weights ({missing[0]}, …): get its files again."
         )
-    return model, processor
+    return model
+
+
+@contextmanager
+def _told(name: str | PathLike[str], part: str) -> Iterator[None]:
+    """What transformers raises where it cannot load a part of a checkpoint becomes a CheckpointError."""
+    try:
+        yield
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{name} has no {part} that transformers can load: {reason}") from error
 
 
 def check_processor(processor: Any) -> None:

@@ -279,7 +279,7 @@ def test_checkpoints_are_published_whole_or_not_at_all(hub, tmp_path, method, pa
     (tmp_path / "agent").mkdir()
     (tmp_path / "agent" / "model.safetensors").write_bytes(bytes(1000))
     (tmp_path / "agent" / "segagent.json").write_text("{}")
-    options = {"private": None, "token": None, "revision": None, "card": None, "message": "Upload"}
+    options = {"private": None, "token": None, "revision": None, "message": "Upload"}
     hub.fail(method, part, kind, times=1000)
     with pytest.raises(CheckpointError, match=sentence):
         upload(tmp_path / "agent", "ada/agent", **options)

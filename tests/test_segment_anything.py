@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from segagent import _torchvision
+from segagent.checkpoint import save_segmenter
 from segagent.environment import Environment
 from segagent.errors import CheckpointError, MissingDependencyError, SegmenterError
+from segagent.segmenters import load_segmenter
 from segagent.segmenters.base import Segmenter
 from segagent.segmenters.segment_anything import SegmentAnythingSegmenter
 from segagent.types import Box, Click, State
@@ -130,6 +132,19 @@ def test_loads_a_pth(registered):
     expected = SegmentAnythingSegmenter(build())
     results = [s.predict(s.encode(image), [start(image)], [Click(20, 20)])[0] for s in (loaded, expected)]
     np.testing.assert_array_equal(results[0].memory, results[1].memory)
+
+
+def test_saved_as_safetensors_it_comes_back(registered, tmp_path):
+    loaded = SegmentAnythingSegmenter.from_pretrained(f"vit_t:{registered}")
+    assert save_segmenter(loaded, tmp_path / "segmenter") == "segmenter"
+    registered.unlink()
+    back = load_segmenter(str(tmp_path / "segmenter"))
+    image = picture()
+    one, two = (s.predict(s.encode(image), [start(image)], [Click(20, 20)])[0] for s in (loaded, back))
+    np.testing.assert_array_equal(one.memory, two.memory)
+    (tmp_path / "segmenter" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="no readable model"):
+        load_segmenter(str(tmp_path / "segmenter"))
 
 
 class Malicious:

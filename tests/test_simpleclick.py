@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from segagent.environment import Environment
 from segagent.errors import CheckpointError, SegmenterError
+from segagent.segmenters import load_segmenter
 from segagent.segmenters.base import Segmenter
 from segagent.segmenters.simpleclick import Memory, SimpleClickSegmenter, _paste, _sample
 from segagent.segmenters.simpleclick_model import SimpleClickConfig, SimpleClickModel
@@ -506,3 +507,33 @@ def test_loads_by_path(model, tmp_path):
     assert loaded.size == 112
     assert loaded.model.config.model_type == SimpleClickConfig.model_type == "simpleclick"
     assert Environment(loaded).step(start(picture()), Click(8, 8)).memory.probabilities.shape == (112, 112)
+
+
+def test_a_segmenter_of_a_pth_travels_within_a_checkpoint(tmp_path):
+    import tiny_models
+
+    from segagent import MLLMPolicy, SegAgent
+
+    loaded = load_segmenter(f"simpleclick:{save(tmp_path, released())}", size=64, flip=False)
+    agent = SegAgent(MLLMPolicy(*tiny_models.speaker()), loaded)
+    agent.save_pretrained(tmp_path / "agent")
+    assert sorted(f.name for f in (tmp_path / "agent" / "segmenter").iterdir()) == ["config.json", "model.safetensors"]
+    for file in tmp_path.glob("*.pth"):
+        file.unlink()
+    (tmp_path / "agent").rename(tmp_path / "moved")
+    back = SegAgent.from_pretrained(tmp_path / "moved").segmenter
+    assert (back.size, back.zoom, back.flip) == (64, True, False)
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    state = State(image, np.zeros((50, 70), bool))
+    one, two = (s.predict(s.encode(image), [state], [Click(30, 20)])[0] for s in (loaded, back))
+    np.testing.assert_array_equal(one.memory.probabilities, two.memory.probabilities)
+    assert load_segmenter(str(tmp_path / "moved" / "segmenter"), size=32, zoom=False).zoom is False
+
+
+def test_a_segmenter_that_cannot_be_saved_says_so(segmenter, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(segmenter.model, "save_pretrained", full)
+    with pytest.raises(SegmenterError, match=r"cannot be saved to .*: No space left"):
+        segmenter.save_pretrained(tmp_path / "here")

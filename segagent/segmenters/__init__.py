@@ -16,6 +16,7 @@ __all__ = ["EmbeddingCache", "Prediction", "Segmenter", "load_segmenter"]
 # name → module, class, what comes after "name:" (none where the back end has no weights). Imported at their first use.
 _BACK_ENDS = {
     "grabcut": ("grabcut", "GrabCutSegmenter", ""),
+    "clicknet": ("clicknet", "ClickNetSegmenter", "<repository or folder>"),
     "sam": ("sam", "SamSegmenter", "<repository or folder>"),
     "segment-anything": ("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
     "simpleclick": ("simpleclick", "SimpleClickSegmenter", "<file.pth, repository or folder>"),
@@ -23,7 +24,9 @@ _BACK_ENDS = {
 # model_type of a transformers config.json → the back end that runs it
 _MODEL_TYPES = {
     **dict.fromkeys(("sam", "sam_hq", "sam2", "sam2_video", "sam3_tracker", "sam3_tracker_video", "sam3_video"), "sam"),
+    "clicknet": "clicknet",
     "simpleclick": "simpleclick",
+    "segment-anything": "segment-anything",
 }
 
 
@@ -65,14 +68,16 @@ def _resolve(name_or_path: str) -> tuple[str, str]:
     else:
         raise SegmenterError(f"There is no segmenter named {name_or_path!r}: write {_forms()}.")
     try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        settings = json.loads(config.read_text(encoding="utf-8"))
+        kind = settings.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise SegmenterError(f"{name_or_path} has no readable config.json: give a transformers checkpoint.") from error
     if kind not in _MODEL_TYPES:
         raise SegmenterError(
             f"{name_or_path} holds a model of type {kind!r}; segmenters are of type {', '.join(sorted(_MODEL_TYPES))}."
         )
-    return _MODEL_TYPES[kind], name_or_path
+    size = f"{settings.get('size')}:" if kind == "segment-anything" else ""
+    return _MODEL_TYPES[kind], f"{size}{name_or_path}"
 
 
 def _hub_config(repository: str) -> Path:

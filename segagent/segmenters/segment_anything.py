@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from segagent import _torchvision
 from segagent.errors import CheckpointError, MissingDependencyError, SegmenterError
 from segagent.segmenters.sam import Prompts, PromptSegmenter
 from segagent.segmenters.weights import load_pth
+
+WEIGHTS = "model.safetensors"
 
 
 class SegmentAnythingSegmenter(PromptSegmenter):
@@ -40,7 +47,7 @@ class SegmentAnythingSegmenter(PromptSegmenter):
     def from_pretrained(
         cls, name_and_path: str, device: str | torch.device | None = None, *, cache: int = 8
     ) -> SegmentAnythingSegmenter:
-        """`name_and_path` is "<vit_b, vit_l or vit_h>:<file.pth>".
+        """`name_and_path` is "<vit_b, vit_l or vit_h>:<file.pth, or a folder that save_pretrained made>".
 
         Raises CheckpointError where the file is missing, broken, unsafe or another model's, SegmenterError for another
         name, MissingDependencyError where segment_anything or torchvision, which it imports, is absent.
@@ -51,7 +58,7 @@ class SegmentAnythingSegmenter(PromptSegmenter):
             raise SegmenterError(
                 f"{name_and_path!r} names no segment-anything model: write <{'|'.join(sorted(registry))}>:<file.pth>."
             )
-        weights = load_pth(path)
+        weights = _saved(Path(path)) if Path(path).is_dir() else load_pth(path)
         model = registry[name]()
         try:
             model.load_state_dict(weights)
@@ -60,6 +67,17 @@ class SegmentAnythingSegmenter(PromptSegmenter):
                 f"{path} does not hold the weights of {name}: name the model that they are of, e.g. vit_l:{path}."
             ) from error
         return cls(model, reference=f"segment-anything:{name}:{path}", device=device, cache=cache)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes weights (safetensors) and the model's name, which load_segmenter takes. Raises SegmenterError."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, folder / WEIGHTS)
+            settings = {"model_type": "segment-anything", "size": self.reference.split(":")[1]}
+            (folder / "config.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise SegmenterError(f"The segmenter cannot be saved to {folder}: {error.strerror or error}.") from error
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.model.image_encoder(pixels)
@@ -74,6 +92,14 @@ class SegmentAnythingSegmenter(PromptSegmenter):
             dense_prompt_embeddings=dense,
             multimask_output=prompts.multimask,
         )
+
+
+def _saved(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that save_pretrained wrote. Raises CheckpointError."""
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} holds no readable {WEIGHTS}: get its files again.") from error
 
 
 def _registry() -> dict[str, Any]:

@@ -53,21 +53,23 @@ class SimpleClickSegmenter:
         *,
         reference: str = "",
         size: int | None = None,
-        zoom: bool = True,
-        flip: bool = True,
+        zoom: bool | None = None,
+        flip: bool | None = None,
         device: str | torch.device | None = None,
         cache: int = 8,
     ) -> None:
-        """`size` is the side of the network's input in px, a multiple of its patch; by default that of its training."""
+        """`size` is the side of the network's input in px, a multiple of its patch. All three are by default what the model's
+        config says: the size of its training, with zoom and flip."""
         self.reference = reference
-        self.size = size or model.config.image_size
+        self.size = size or model.config.input_size or model.config.image_size
         if self.size % model.config.patch_size:
             raise SegmenterError(
                 f"The input size {self.size} is no multiple of the model's patch, {model.config.patch_size} px."
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.to(self.device, torch.float32).eval().requires_grad_(False)
-        self.zoom, self.flip = zoom, flip
+        self.zoom = model.config.zoom if zoom is None else zoom
+        self.flip = model.config.flip if flip is None else flip
         self.encode = EmbeddingCache(self._encode, cache)
 
     @classmethod
@@ -78,8 +80,8 @@ class SimpleClickSegmenter:
         *,
         num_attention_heads: int | None = None,
         size: int | None = None,
-        zoom: bool = True,
-        flip: bool = True,
+        zoom: bool | None = None,
+        flip: bool | None = None,
         cache: int = 8,
         **options: Any,
     ) -> SimpleClickSegmenter:
@@ -92,6 +94,14 @@ class SimpleClickSegmenter:
         else:
             model = load_pretrained(SimpleClickModel, name, **options)
         return cls(model, reference=f"simpleclick:{name}", size=size, zoom=zoom, flip=flip, device=device, cache=cache)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes weights (safetensors) and settings, which `from_pretrained` and load_segmenter take. Raises SegmenterError."""
+        self.model.config.update({"input_size": self.size, "zoom": self.zoom, "flip": self.flip})
+        try:
+            self.model.save_pretrained(folder)
+        except OSError as error:
+            raise SegmenterError(f"The segmenter cannot be saved to {folder}: {error.strerror or error}.") from error
 
     def _encode(self, image: np.ndarray) -> Encoded:
         @lru_cache(maxsize=4)

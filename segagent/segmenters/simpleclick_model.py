@@ -46,6 +46,10 @@ class SimpleClickConfig(PreTrainedConfig):
     image_std: tuple[float, ...] | list[float] = (0.229, 0.224, 0.225)
     layer_norm_eps: float = 1e-6
     initializer_range: float = 0.02
+    # How it is used: the side of its input (None: image_size), and whether it zooms in and averages over a flip.
+    input_size: int | None = None
+    zoom: bool = True
+    flip: bool = True
 
     @property
     def group(self) -> int:
