@@ -14,7 +14,7 @@ from segagent.segmenters.classical.views import Embedding, View
 from segagent.types import Box, Click
 
 NEARNESS, NEARNESS_LIMIT = 1.0, 2.0  # nats for a factor of e between the geodesic distances, and at most
-KEEP = 0.7  # what the label that a pixel has weighs, relative to the most that its colour may say
+KEEP = 0.6  # what the label that a pixel has weighs, relative to the most that its colour may say
 ROUNDS = 2  # of an object's beginning: densities and cut in turn, before the last cut
 DISC = 3.0  # px of the view: radius of what a click fixes, where there is room
 ZOOM = 12  # a correction looks this far around it, relative to how far the click is from its own label
@@ -90,25 +90,23 @@ def begin(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]
 
     Superpixels nearer to the clicks than to the frame make the first colour densities, each cut then the next.
     """
-    view = embedding.whole
+    view, last = embedding.whole, actions[-1]
     disc = DISC / view.scale
     fixed = fixed_labels(view, actions, disc)
     inside = view.down(mask) & (fixed >= 0)
     to_positive, to_negative = _geodesic(embedding, inside, actions)
     nearness = _nearness(embedding, to_positive, to_negative)
-    if inside.any():
-        weight = inside.astype(np.float64)
-    else:
-        weight = (to_negative**2 / (to_negative**2 + to_positive**2))[embedding.superpixels.labels]
+    weight = inside.astype(np.float32) if inside.any() else _share(embedding, to_positive, to_negative)
     weight = np.where(fixed == 0, weight, fixed > 0)
+    similar = _similar(view, last) if isinstance(last, Click) else 1
     for rest in range(ROUNDS, -1, -1):
-        foreground, background = (embedding.palette.density(view.bins, w) for w in (weight, 1 - weight))
-        evidence = Evidence(view, log_ratio(foreground, background), nearness, None, disc)
+        table = _colours(embedding, view, weight, weight * similar, True)
+        evidence = Evidence(view, table, nearness, None, disc)
         if rest:
             _, after = evidence.cut(view, mask, actions)
             if not after.any():
                 break
-            weight = after.astype(np.float64)
+            weight = after.astype(np.float32)
     return evidence
 
 
@@ -117,35 +115,45 @@ def correct(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Bo
 
     The click lies about the middle of what is wrong, and nothing wrong is much thicker than that (the clicks go to the
     largest error first): so its distance to its own label says how far it reaches, and how sure all deeper labels are.
+    A negative click reaches on to whatever has its colour and is nearer to it than to the positive ones.
     """
     click = actions[-1]
     view, distance = _focus(embedding, mask, click)
     before = view.down(mask)
+    distance = max(distance * view.scale, 1.5)
+    disc = min(DISC, distance / 4) / view.scale
+    fixed = fixed_labels(view, actions, disc)
+    to_positive, to_negative = _geodesic(embedding, embedding.whole.down(mask), actions)
+    nearness = embedding.whole.crop(_nearness(embedding, to_positive, to_negative), view)
     x, y = view.point(click.x, click.y)
     rows, columns = np.ogrid[: view.size[0], : view.size[1]]
     squared = ((columns - x) ** 2 + (rows - y) ** 2).astype(np.float32)
-    distance = max(distance * view.scale, 1.5)
-    reach = max(distance * REACH, 4.0)
-    deep = depth(before) + depth(~before)
-    change = np.maximum(np.exp(-squared / (2 * reach**2)), SHELL * np.exp(-((deep / distance) ** 2) / 2))
-    disc = min(DISC, distance / 4) / view.scale
-    fixed = fixed_labels(view, actions, disc)
-    place, colour = LIKE
-    differs = ((view.lab - cv2.blur(view.lab, (3, 3))[y, x]) ** 2).sum(axis=-1)
-    like = np.exp(-squared / (2 * (place * distance) ** 2) - differs / (2 * colour**2))
+    reach = np.exp(-squared / (2 * max(distance * REACH, 4.0) ** 2))
+    shell = np.exp(-(((depth(before) + depth(~before)) / distance) ** 2) / 2)
+    place, similar = np.exp(-squared / (2 * (LIKE[0] * distance) ** 2)), _similar(view, click)
+    if not click.positive:
+        at = embedding.whole.point(click.x, click.y)[::-1]
+        to_click = np.maximum(embedding.superpixels.distance([embedding.superpixels.labels[at]]), 0.5)
+        claim = embedding.whole.crop(_share(embedding, to_click, to_positive), view)
+        reach, place = np.maximum(reach, claim * similar), np.maximum(place, claim * before)
+    like = place * similar
     like[fixed != 0] = 0
     like[(fixed == (1 if click.positive else -1)) & (squared <= DISC**2)] = 1
     weight = np.where(fixed == 0, before * (1 - like) + click.positive * like, fixed > 0)
-    nearness = _nearness(embedding, *_geodesic(embedding, embedding.whole.down(mask), actions))
-    table = _colours_with_click(embedding, view, weight, like, click.positive)
-    keep = KEEP * CONFIDENCE * (1 - change)
-    return Evidence(view, table, embedding.whole.crop(nearness, view), keep, disc)
+    keep = KEEP * CONFIDENCE * (1 - np.maximum(reach, SHELL * shell))
+    return Evidence(view, _colours(embedding, view, weight, like, click.positive), nearness, keep, disc)
 
 
-def _colours_with_click(
-    embedding: Embedding, view: View, weight: np.ndarray, like: np.ndarray, positive: bool
-) -> np.ndarray:
-    """(BINS³,) nats. What looks like the click counts as much as all the rest of its label, however small it is."""
+def _similar(view: View, click: Click) -> np.ndarray:
+    """(h, w) in [0, 1]: how like the clicked colour each pixel's is."""
+    x, y = view.point(click.x, click.y)
+    differs = ((view.lab - cv2.blur(view.lab, (3, 3))[y, x]) ** 2).sum(axis=-1)
+    return np.exp(-differs / (2 * LIKE[1] ** 2))
+
+
+def _colours(embedding: Embedding, view: View, weight: np.ndarray, like: np.ndarray, positive: bool) -> np.ndarray:
+    """(BINS³,) nats, of pixels that are foreground with `weight` (h, w); those that are `like` (h, w) the last click
+    count as much as all others of its label, however few they are."""
     foreground, background, clicked = (embedding.palette.density(view.bins, w) for w in (weight, 1 - weight, like))
     if positive:
         return log_ratio((foreground + clicked) / 2, background)
@@ -214,3 +222,8 @@ def _nearness(embedding: Embedding, to_positive: np.ndarray, to_negative: np.nda
     """(h, w) float32 nats, of the whole view."""
     ratio = NEARNESS * np.log(to_negative / to_positive)
     return np.clip(ratio, -NEARNESS_LIMIT, NEARNESS_LIMIT).astype(np.float32)[embedding.superpixels.labels]
+
+
+def _share(embedding: Embedding, distance: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(h, w) float32 in [0, 1], of the whole view: 1 at no `distance` (count,), a half where both are equal."""
+    return (other**2 / (other**2 + distance**2)).astype(np.float32)[embedding.superpixels.labels]

@@ -7,8 +7,8 @@ import numpy as np
 
 BINS = 16  # of each channel
 KERNEL = 3.0  # Lab units: standard deviation of the kernel
-LIGHTNESS = 0.6  # lightness counts less than hue: shading changes it within one object
-FLOOR = 0.05  # share of a uniform density mixed in, so that an unseen colour says nothing
+LIGHTNESS = 0.7  # lightness counts less than hue: shading changes it within one object
+FLOOR = 0.15  # share of a uniform density mixed in, so that an unseen colour says nothing
 CONFIDENCE = 3.0  # nats: no colour says more than this
 
 
