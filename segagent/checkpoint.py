@@ -43,13 +43,13 @@ class AgentConfig:
     steps: int = 7  # T: decisions at most; see search.strategies for what one costs
     candidates: int = 1  # K of the paper's Algorithm 2
     temperature: float = 0.0  # of sampled clicks; 0 takes the likeliest, or 1 where there are several candidates
+    max_new_tokens: int = 48  # of one answer
+    attempts: int = 4  # how often an answer is sampled until it is of the grammar
+    iou_reading: str = "greedy"  # or "expected"; see mllm.Settings, which knows what these three may be
     strategy: str = "greedy"  # one of search.STRATEGIES
     width: int = 3  # of the strategy "beam"
     patience: int = 0  # a run ends when the best predicted IoU rose by less than `gain` in so many steps; 0: never
     gain: float = 0.01
-    max_new_tokens: int = 48  # of one answer
-    attempts: int = 4  # how often an answer is sampled until it is of the grammar
-    iou_reading: str = "greedy"  # or "expected"; see mllm.Settings, which knows what these three may be
 
     def __post_init__(self) -> None:
         check_run(self)

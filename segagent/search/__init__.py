@@ -8,10 +8,21 @@ from __future__ import annotations
 from segagent.environment import Environment
 from segagent.policy import Policy
 from segagent.search.engine import TreeSearch
-from segagent.search.strategies import MCTS, STRATEGIES, Beam, BestFirst, Greedy, Plateau, Strategy, make_strategy
+from segagent.search.strategies import (
+    CANDIDATES,
+    MCTS,
+    STRATEGIES,
+    Beam,
+    BestFirst,
+    Greedy,
+    Plateau,
+    Strategy,
+    make_strategy,
+)
 from segagent.search.tree import Node, Spent, Tree
 
 __all__ = [
+    "CANDIDATES",
     "MCTS",
     "STRATEGIES",
     "Beam",
@@ -32,6 +43,6 @@ class GreedySearch(TreeSearch):
     """The paper's Algorithm 2: TreeSearch with the strategy "greedy"."""
 
     def __init__(
-        self, policy: Policy, environment: Environment, candidates: int = 3, plateau: Plateau | None = None
+        self, policy: Policy, environment: Environment, candidates: int = CANDIDATES, plateau: Plateau | None = None
     ) -> None:
         super().__init__(policy, environment, Greedy(), candidates, plateau)

@@ -11,7 +11,7 @@ from segagent.environment import Environment
 from segagent.errors import SegAgentError
 from segagent.policy import Observation, Policy, Proposal, Reading, propose_many, seed_for
 from segagent.search.growth import Growth
-from segagent.search.strategies import MOST, Plateau, Strategy, make_strategy
+from segagent.search.strategies import CANDIDATES, Plateau, Strategy, check_count, make_strategy
 from segagent.types import State
 
 SAMPLING = 1.0  # the temperature of several candidates where none is given: greedy ones would all be one
@@ -41,12 +41,11 @@ class TreeSearch:
         policy: Policy,
         environment: Environment,
         strategy: str | Strategy = "greedy",
-        candidates: int = 3,
+        candidates: int = CANDIDATES,
         plateau: Plateau | None = None,
     ) -> None:
         """`strategy`: a name of STRATEGIES, or one of these with its own settings. Raises SegAgentError."""
-        if not isinstance(candidates, int) or isinstance(candidates, bool) or not 1 <= candidates <= MOST:
-            raise SegAgentError(f"candidates is a whole number from 1 to {MOST}; got {candidates!r}.")
+        check_count("candidates", candidates)
         self.policy, self.environment, self.candidates = policy, environment, candidates
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.plateau = plateau or Plateau()

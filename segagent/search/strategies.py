@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 from segagent.errors import SegAgentError
 from segagent.search.growth import Growth, rank
 
+CANDIDATES = 3  # K where a strategy is given and no K (the paper's, on HRES)
 MOST = 100  # of candidates and of a beam's width
 
 
@@ -59,7 +60,7 @@ class Beam:
     returns = True
 
     def __post_init__(self) -> None:
-        _count("width", self.width)
+        check_count("width", self.width)
 
     def choose(self, growth: Growth, fresh: list[int]) -> Choice:
         ranked = sorted(fresh, key=lambda index: rank(growth.nodes[index]), reverse=True)
@@ -159,6 +160,7 @@ class Plateau:
         return 0 < self.patience < len(progress) and progress[-1] - progress[-1 - self.patience] < self.gain
 
 
-def _count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Raises SegAgentError where `value` is no number of candidates, or of a beam's states."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
         raise SegAgentError(f"{name} is a whole number from 1 to {MOST}; got {value!r}.")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from segagent.masks import iou, to_rle
-from segagent.types import Action, Sample, State
+from segagent.types import Action, Sample, State, Trajectory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +57,15 @@ class Tree:
     strategy: str
     spent: Spent = Spent()
     skipped: tuple[str, ...] = ()  # why candidates failed, one sentence each
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Tree:
+        """The tree of the search that made a trajectory, true IoUs included; its root is where the search began.
+
+        Without a search, the run itself as a tree: one branch, or several where something was undone.
+        """
+        found = next((t.details for t in reversed(trajectory.transitions) if isinstance(t.details, Tree)), None)
+        return (found or _of_run(trajectory)).scored(trajectory.sample)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -132,3 +141,23 @@ class Tree:
             "chosen": chosen,
             **({"mask": to_rle(node.state.mask)} if masks and not node.stop else {}),
         }
+
+
+def _of_run(trajectory: Trajectory) -> Tree:
+    """The states of a run without a search; where it was, it had one candidate."""
+    states, predicted, steps = trajectory.states, trajectory.predicted_ious, trajectory.steps
+    nodes = [Node(0, None, None, states[0], predicted_iou=predicted[0])] if states else []
+    at, walk = {id(node.state): node.index for node in nodes}, [0] * len(nodes)
+    for number, (step, iou_) in enumerate(zip(steps, predicted[1:], strict=True)):
+        here = walk[-1]
+        if id(step.next_state) not in at:
+            at[id(step.next_state)] = len(nodes)
+            depth = nodes[here].depth + 1
+            nodes[here] = replace(nodes[here], expanded=number)
+            nodes.append(
+                Node(len(nodes), here, step.action, step.next_state, depth, iou_, logprob=step.logprob, text=step.text)
+            )
+        walk.append(at[id(step.next_state)])
+    known = sum(p is not None for p in predicted)
+    spent = Spent(len(steps), len(nodes) - 1, len(steps), len(nodes) - 1, known, unread=len(states) - known)
+    return Tree(tuple(nodes), tuple(walk), "none", spent)
