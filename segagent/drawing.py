@@ -1,9 +1,13 @@
-"""Pictures for people: a mask with numbered clicks, curves of IoU, strips of steps. PIL, OpenCV and numpy only."""
+"""Pictures for people: a mask with numbered clicks, its outline as a path, curves of IoU, strips and animations of steps.
+
+PIL, OpenCV and numpy only.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import weakref
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -109,6 +113,52 @@ def data_url(pixels: np.ndarray, quality: int = 88) -> str:
     file, kind = io.BytesIO(), "jpeg" if pixels.ndim == 3 and pixels.shape[2] == 3 else "png"
     Image.fromarray(pixels).save(file, kind, **({"quality": quality} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def outline(mask: np.ndarray, longest: int = 1024, tolerance: float = 0.6) -> str:
+    """The mask (H, W) as the data of an SVG path, filled by the even-odd rule, in a grid of `grid_size(mask.shape, longest)`.
+
+    It runs along the pixels' edges, as to_polygons does; `tolerance` (px of the grid) straightens it.
+    """
+    known = _outlines.get((id(mask), longest))
+    if known is not None and known[0]() is mask:
+        return known[1]
+    small = _resize(mask, grid_size(mask.shape, longest))
+    doubled = np.repeat(np.repeat(small.astype(np.uint8), 2, axis=0), 2, axis=1)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    parts = []
+    for contour in contours:
+        edge = (contour + 1) // 2
+        corners = cv2.approxPolyDP(edge, tolerance, True)[:, 0]
+        corners = edge[:, 0] if len(corners) < 3 else corners
+        parts.append("M" + "L".join(f"{x} {y}" for x, y in corners.tolist()) + "Z")
+    path = "".join(parts)
+    if not mask.flags.writeable:  # it cannot change, so neither does its outline
+        key = (id(mask), longest)
+        _outlines[key] = weakref.ref(mask, lambda _: _outlines.pop(key, None)), path
+    return path
+
+
+_outlines: dict[tuple[int, int], tuple[weakref.ref, str]] = {}
+
+
+def grid_size(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(height, width) of a picture of `size` scaled down, never up, to `longest`."""
+    return size if max(size) <= longest else shown_size(size, longest)
+
+
+def animation(frames: Sequence[np.ndarray], captions: Sequence[str], seconds: float = 0.9) -> bytes:
+    """A GIF that repeats: frames (h, w, 3) of one size, each with its caption below, the last one held longer."""
+    font, pictures = ImageFont.load_default(15), []
+    for frame, caption in zip(frames, captions, strict=True):
+        height, width = frame.shape[:2]
+        canvas = Image.new("RGB", (width, height + 28), (17, 24, 39))
+        canvas.paste(Image.fromarray(frame))
+        ImageDraw.Draw(canvas).text((8, height + 14), caption, fill=(243, 244, 246), font=font, anchor="lm")
+        pictures.append(canvas)
+    file, times = io.BytesIO(), [round(1000 * seconds)] * (len(pictures) - 1) + [2500]
+    pictures[0].save(file, "gif", save_all=True, append_images=pictures[1:], duration=times, loop=0)
+    return file.getvalue()
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

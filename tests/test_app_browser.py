@@ -111,15 +111,20 @@ def download(page, kind: str) -> bytes:
 
 def exported(page) -> np.ndarray:
     """The shown mask, after checking that PNG, RLE and polygons hold the same one."""
+    opened(page, "save")
     mask = np.asarray(Image.open(io.BytesIO(download(page, "mask")))) > 0
-    assert (from_rle(json.loads(download(page, "mask-rle"))) == mask).all()
-    polygons = json.loads(download(page, "mask-polygons"))
+    assert (from_rle(json.loads(download(page, "coco"))["annotations"][0]["segmentation"]) == mask).all()
+    polygons = json.loads(download(page, "polygons"))
     assert polygons["size"] == list(mask.shape)
-    filled = from_polygons(
-        polygons["segmentation"], mask.shape
-    )  # outer contours, between pixels: holes and borders differ
+    filled = from_polygons(polygons["objects"][0]["segmentation"], mask.shape)  # outer contours: holes are filled
     assert not mask.any() or iou(filled, mask) > 0.8
     return mask
+
+
+def opened(page, accordion: str) -> None:
+    """Opens an accordion that is closed."""
+    if not page.locator(f"#{accordion} button.label-wrap.open").count():
+        page.click(f"#{accordion} button.label-wrap")
 
 
 def figure(page, name: str) -> str:
@@ -264,7 +269,7 @@ def test_bad_uploads_and_words_get_one_sentence_and_the_page_goes_on(page, tmp_p
     noise.write_text("not a picture")
     upload(page, "#upload", noise)
     note(page, "no picture that can be read")
-    page.get_by_text("Masks of your own").click()
+    opened(page, "open")
     small = tmp_path / "small.png"
     Image.new("1", (20, 10)).save(small)
     upload(page, "#start-mask", small)
@@ -279,6 +284,7 @@ def test_bad_uploads_and_words_get_one_sentence_and_the_page_goes_on(page, tmp_p
     page.fill("#expression textarea, #expression input", "x" * 1001)
     page.click("#run")
     note(page, "1000 are the most")
+    opened(page, "save")
     page.click("#export-trajectory")
     page.get_by_text("nothing to store").wait_for()
     page.fill("#expression textarea, #expression input", "the coffee cup")
@@ -305,7 +311,7 @@ def test_a_picture_of_ones_own_with_a_start_mask_and_a_target(page, tmp_path):
     page.get_by_label("Simulated annotator").check()
     page.click("#run")
     note(page, "needs a target mask")
-    page.get_by_text("Masks of your own").click()
+    opened(page, "open")
     upload(page, "#start-mask", mask)
     note(page, "starts from your mask")
     assert (exported(page) == start).all()
@@ -374,8 +380,8 @@ def test_the_embedded_agent_clicks_on_a_scene(browser):
     tab.locator("#canvas img").wait_for()
     pick(tab, "scene-1")
     tab.click("#run")
-    tab.wait_for_function("() => document.querySelector('#log').innerText.includes('Agent')", timeout=60_000)
-    tab.locator("#run").wait_for(timeout=60_000)
+    tab.wait_for_function("() => document.querySelector('#log').innerText.includes('Agent')", timeout=180_000)
+    tab.locator("#run").wait_for(timeout=180_000)
     assert "Current mIoU" in tab.locator("#log").inner_text()
     assert figure(tab, "Predicted IoU") != "–"
     demo.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segagent.space import Models
+from segagent.page.models import Models
 
 
 class Endpoints:

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from fakes import BrushSegmenter, scripted
 
-from segagent import markup, space
 from segagent.agent import SegAgent
-from segagent.environment import Environment
+from segagent.environment import Environment, reward
 from segagent.errors import ActionError, CheckpointError, ExpressionError, MaskError, SegAgentError
 from segagent.examples import example, examples
 from segagent.export import replay, trajectory_to_json
 from segagent.images import load_image
+from segagent.page import film, markup
+from segagent.page.desk import Board, Desk, Thing
+from segagent.page.models import GOOD, Models
+from segagent.page.session import Session, act, play
 from segagent.policy import FixedReading, Proposal
-from segagent.space import Desk, Models, Session, click, play
 from segagent.types import Box, Click, Sample
 
 
@@ -64,7 +66,7 @@ def test_undo_redo_and_a_new_click_that_cuts_off_what_lay_ahead(session, environ
     back = ran.undo().undo()
     assert (back.position, back.can_redo, back.state.mask.sum()) == (1, True, ran.moments[1].state.mask.sum())
     assert back.redo().redo().state is ran.state
-    forked = click(back, environment, Click(30, 15))
+    forked = act(back, environment, Click(30, 15))
     assert (forked.position, forked.can_redo, len(forked.moments)) == (2, False, 3)
     assert forked.shown.transition.origin == "person"
     with pytest.raises(ActionError, match="nothing to undo"):
@@ -76,7 +78,7 @@ def test_undo_redo_and_a_new_click_that_cuts_off_what_lay_ahead(session, environ
 
 def test_hand_over_and_back_keeps_one_history_that_replays_to_the_identical_mask(session, environment, sample):
     one = last(play(session, environment, SCRIPT, steps=1))
-    two = click(one, environment, Click(36, 26), judge=SCRIPT)
+    two = act(one, environment, Click(36, 26), judge=SCRIPT)
     three = last(play(two, environment, SCRIPT))
     assert [m.transition.origin for m in three.moments[1:]] == ["policy", "person", "policy"]
     trajectory = three.trajectory()
@@ -96,18 +98,18 @@ def test_the_trajectory_ends_at_the_shown_state(session, environment):
 
 
 def test_a_person_is_judged_by_the_model_where_there_is_one(session, environment):
-    alone = click(session, environment, Click(20, 20))
+    alone = act(session, environment, Click(20, 20))
     assert alone.shown.predicted_iou is None
-    judged = click(session, environment, Click(20, 20), judge=SCRIPT)
+    judged = act(session, environment, Click(20, 20), judge=SCRIPT)
     assert (judged.moments[0].predicted_iou, judged.shown.predicted_iou, judged.shown.closing) == (0.0, 0.4, None)
-    wordless = click(session.ask(" "), environment, Click(20, 20), judge=SCRIPT)
+    wordless = act(session.ask(" "), environment, Click(20, 20), judge=SCRIPT)
     assert wordless.shown.predicted_iou is None
 
 
 @pytest.mark.parametrize("action", [Click(50, 3), Click(-1, 3), Click(float("nan"), 3), Box(0, 0, 70, 3)])
 def test_impossible_clicks_are_refused_and_change_nothing(session, environment, action):
     with pytest.raises(ActionError, match="outside"):
-        click(session, environment, action)
+        act(session, environment, action)
 
 
 def test_a_run_from_a_mask_and_masks_of_another_size(sample, environment):
@@ -115,7 +117,7 @@ def test_a_run_from_a_mask_and_masks_of_another_size(sample, environment):
     mask[:20] = False
     session = Session.begin(sample, mask)
     assert 0 < session.shown.iou < 1
-    assert (click(session, environment, Click(15, 15)).state.mask & mask).sum() == mask.sum()
+    assert (act(session, environment, Click(15, 15)).state.mask & mask).sum() == mask.sum()
     with pytest.raises(MaskError, match="7×5 px and the picture 50×40 px"):
         Session.begin(sample, np.ones((5, 7), bool))
     with pytest.raises(MaskError):
@@ -126,21 +128,21 @@ def test_a_target_given_later_scores_what_was_done_before(sample, environment):
     blind = last(play(Session.begin(Sample(sample.image, "the box")), environment, SCRIPT))
     assert {m.iou for m in blind.moments} == {None}
     aimed = blind.aim(sample.target)
-    assert aimed.shown.iou == pytest.approx(space.reward(blind.state, sample.target))
+    assert aimed.shown.iou == pytest.approx(reward(blind.state, sample.target))
     assert aimed.trajectory().ious[-1] == aimed.shown.iou
 
 
 def test_a_run_that_was_taken_over_changes_nothing_any_more(session, environment):
-    desk = Desk(session)
+    desk = Desk(Board((Thing(session),)))
     running = play(session, environment, SCRIPT)
     first = next(running)
     assert desk.follow(session, first)
     second = next(running)  # computed when the person clicks
-    mine = desk.change(lambda s: click(s, environment, Click(30, 15)))
+    mine = desk.change(lambda s: act(s, environment, Click(30, 15))).session
     assert not desk.follow(first, second)
     assert desk.session is mine
     assert [m.transition.origin for m in mine.moments[1:]] == ["policy", "person"]
-    stopped = desk.change(Session.copy)
+    stopped = desk.change(Session.copy).session
     assert not desk.follow(mine, second)
     assert stopped.state is mine.state
     with pytest.raises(ActionError):
@@ -151,10 +153,10 @@ def test_a_run_that_was_taken_over_changes_nothing_any_more(session, environment
 
 
 def test_what_a_person_does_at_once_is_done_in_turn(session, environment):
-    desk = Desk(session)
+    desk = Desk(Board((Thing(session),)))
     places = [Click(5 * i + 2, 20) for i in range(9)]
     threads = [
-        threading.Thread(target=desk.change, args=(lambda s, place=place: click(s, environment, place),))
+        threading.Thread(target=desk.change, args=(lambda s, place=place: act(s, environment, place),))
         for place in places
     ]
     for thread in threads:
@@ -174,8 +176,8 @@ def test_sessions_pickle(session, environment):
 def test_who_clicks(sample, session, environment):
     models = Models(SegAgent(SCRIPT, BrushSegmenter()))
     assert models.policy("agent", sample) is SCRIPT
-    done = last(play(session, models.environment, models.policy("annotator", sample), steps=20))
-    assert done.shown.iou >= space.GOOD or len(done.trajectory().steps) == 20
+    done = last(play(session, models.environment(), models.policy("annotator", sample), steps=20))
+    assert done.shown.iou >= GOOD or len(done.trajectory().steps) == 20
     assert done.shown.predicted_iou is not None  # the agent's opinion of the annotator's masks
     with pytest.raises(ExpressionError):
         models.policy("agent", session.ask("").sample)
@@ -192,14 +194,14 @@ def test_the_agent_is_loaded_once_by_many_threads_and_its_failure_is_told_each_t
 
     monkeypatch.setattr(SegAgent, "from_pretrained", load)
     models = Models()
-    assert models.judge is None
+    assert models.judge() is None
     threads = [threading.Thread(target=models.agent) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(loads) == 1
-    assert models.judge is SCRIPT
+    assert models.judge() is SCRIPT
 
     def fail(segmenter=None):
         raise CheckpointError("No model here.")
@@ -210,7 +212,7 @@ def test_the_agent_is_loaded_once_by_many_threads_and_its_failure_is_told_each_t
     for _ in range(2):
         with pytest.raises(CheckpointError, match="No model"):
             broken.policy("agent", sample)
-    assert broken.environment.segmenter.reference == "fake:brush"  # a person can still click
+    assert broken.environment().segmenter.reference == "fake:brush"  # a person can still click
 
 
 def test_every_example_has_a_picture_an_expression_and_a_target():
@@ -243,7 +245,8 @@ def test_words_of_users_and_models_are_escaped(sample, environment):
     evil = "<img src=x onerror=alert(1)>"
     policy = SimpleNamespace(read=lambda _: [FixedReading((Proposal(Click(20, 20), evil),), 0.5)])
     session = last(play(Session.begin(sample).ask(evil), environment, policy, steps=2))
-    for html in (markup.log(session), markup.status(session, evil), markup.canvas(session, 64)["alt"]):
+    board = Board((Thing(session, name=evil),))
+    for html in (markup.log(session), markup.status(session, evil), markup.objects(board), film.timeline(board)):
         assert "<img src=x" not in html
     assert "&lt;img" in markup.log(session)
 
@@ -256,7 +259,10 @@ def test_the_end_of_a_run_names_a_better_earlier_mask(session, environment):
     assert "content" not in markup.status(ran.undo())
 
 
-def test_uploads_are_drawn_at_any_size(environment):
-    for size in ((1, 1), (3, 4000)):
-        session = Session.begin(Sample(load_image(np.zeros((*size, 3), np.uint8)), ""))
-        assert max(markup.canvas(click(session, environment, Click(0, 0)), 256)[k] for k in "wh") == 256
+@pytest.mark.parametrize("size", [(1, 1), (3, 4000)])
+def test_pictures_of_any_shape_are_drawn(environment, size):
+    session = Session.begin(Sample(load_image(np.zeros((*size, 3), np.uint8)), ""))
+    board = Board((Thing(act(session, environment, Click(0, 0))),))
+    assert markup.canvas(board)["marks"][0]["n"] == 1
+    assert markup.picture(board).startswith("data:image/jpeg")
+    assert film.timeline(board).count("<svg") == 2
