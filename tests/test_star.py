@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segagent.agent import SegAgent
+from segagent.data import hres_synth
 from segagent.environment import Environment
 from segagent.errors import DataError
 from segagent.policy import ScriptedPolicy
@@ -128,3 +133,24 @@ def test_a_model_that_is_no_sft_policy_is_refused(base, tmp_path):
     words[1] = str(base / "untrained")
     with pytest.raises(DataError, match="starts from an SFT policy"):
         star.main(words)
+
+
+def test_the_recipe_of_nano_runs_on_tiny_settings(tmp_path):
+    """All stages of train/nano.sh, one after another, from nothing to a released checkpoint that segments."""
+    tiny = {
+        "OUT": tmp_path, "SCENES": 4, "WIDTH": 64, "LAYERS": 2, "MINUTES": 0.02, "BATCH": 2, "TRAJECTORIES": 4, "STEPS": 1,
+        "RUNS": 2, "COUNT": 3, "SHARD": 4, "WORKERS": 1, "BASELINE": "", "RELEASE": "", "OMP_NUM_THREADS": 1,
+    }  # fmt: skip
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": binaries, **{key: str(value) for key, value in tiny.items()}}
+    recipe = Path(__file__).parents[1] / "train" / "nano.sh"
+    done = subprocess.run(
+        ["bash", str(recipe)], cwd=recipe.parents[1], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    agent = SegAgent.from_pretrained(tmp_path / "nano")
+    sample = hres_synth("test", count=1)[0]
+    assert agent.segment(sample.image, sample.expression, steps=1).mask.shape == sample.size
+    reports = [json.loads((tmp_path / f"star+/round-{n}/report/report.json").read_text()) for n in (0, 1)]
+    best = max(reports, key=lambda report: report["figures"]["all"]["best"]["ciou"])
+    assert best["policy"] in done.stdout.splitlines()[-1]
