@@ -178,6 +178,30 @@ class MLLMPolicy:
                     readings += self._read(batch, images)
         return readings
 
+    def sample_ious(
+        self, observations: Sequence[Observation], count: int, temperature: float = 1.0, *, seeds: Sequence[int]
+    ) -> list[list[float]]:
+        """At most `count` predicted IoUs of each observation, from whole answers that are sampled; `seeds` one for each.
+
+        What an answer says of the IoU is sampled too, unlike in `propose`; one that begins otherwise gives none.
+        """
+        if not self.reuses and len(observations) > 1:
+            pairs = zip(observations, seeds, strict=True)
+            return [self.sample_ious([o], count, temperature, seeds=[seed])[0] for o, seed in pairs]
+        numbers = [
+            np.random.default_rng([s, k]).random(self.settings.max_new_tokens + 1) for s in seeds for k in range(count)
+        ]
+        said = [Said([], numbers=row) for row in numbers]
+        pictures = [self._picture(o) for o in observations]
+        with torch.inference_mode(), self._lock:
+            inputs = self._inputs([self._prompt(o.expression) for o in observations], pictures)
+            prompts = [opening.prompt for opening in self._decoder.read(inputs, lambda tokens: False)]
+            self._decoder.go_on([prompt for prompt in prompts for _ in range(count)], said, temperature)
+            openings = [_IOU.match(self._text(answer).lower()) for answer in said]
+        parsed = [match and self._parse(match[0], (1, 1)) for match in openings]
+        ious = [answer and answer.predicted_iou for answer in parsed]
+        return [[iou for iou in ious[i : i + count] if iou is not None] for i in range(0, len(ious), count)]
+
     def _read(self, observations: Sequence[Observation], images: Sequence[Image.Image]) -> list[MLLMReading]:
         inputs = self._inputs([self._prompt(o.expression) for o in observations], images)
         openings = self._decoder.read(inputs, lambda tokens: self._is_opening(tuple(tokens)))
