@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in MODULES:
             return importlib.import_module(MODULES[arguments[0]][0]).main(arguments[1:]) or 0
+        if arguments[:1] == ["refine"] and any(a.split("=")[0] == "--images" for a in arguments):  # many masks
+            return importlib.import_module("segagent.refinement").main(arguments[1:])
         options = _parser().parse_args(arguments)
         options.run(options)
     except SegAgentError as error:
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, text in (
         ("segment", _segment, "find and segment what an expression names"),
-        ("refine", _segment, "improve a mask"),
+        ("refine", _segment, "improve a mask; with --images DIR, those of a folder or a COCO file"),
         ("score", _score, "say how good a mask is: its predicted IoU"),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -118,8 +120,14 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_run(command: argparse.ArgumentParser) -> None:
     run = command.add_argument_group("run")
-    run.add_argument("--steps", type=int, metavar="N", help="clicks at most")
+    run.add_argument("--steps", type=int, metavar="T", help="decisions at most")
     run.add_argument("--candidates", type=int, metavar="K", help="clicks to compare at each step")
+    run.add_argument(
+        "--strategy", metavar="NAME", help="greedy, beam, best-first or mcts; without --candidates it compares 3"
+    )
+    run.add_argument("--width", type=int, metavar="B", help="states that a beam keeps (3)")
+    run.add_argument("--patience", type=int, metavar="N", help="end after N steps without gain; 0: never")
+    run.add_argument("--gain", type=float, metavar="IOU", help="what counts as gain of the predicted IoU (0.01)")
     run.add_argument("--temperature", type=float, metavar="T", help="of sampled clicks; 0 takes the likeliest")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="of sampled clicks (0)")
     for sign, text in (("positive", "on the object"), ("negative", "off the object")):
@@ -135,6 +143,7 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     files.add_argument("--out", metavar="FILE", help="the mask: .png, or .json for a COCO RLE")
     files.add_argument("--overlay", metavar="FILE", help="the picture with the mask painted on: .png")
     files.add_argument("--trajectory", metavar="FILE", help="the whole run, to replay: .json")
+    files.add_argument("--tree", metavar="FILE", help="all that a search saw, with every mask: .json")
 
 
 def _click(positive: bool) -> Callable[[str], Click]:
@@ -152,7 +161,7 @@ def _segment(options: argparse.Namespace) -> None:
     outputs = _outputs(options)
     image, expression, mask = _inputs(options)
     agent = load_agent(options)
-    from segagent.agent import Result
+    from segagent.agent import Result, RunOptions
     from segagent.types import Sample, Trajectory
 
     transitions = []
@@ -160,11 +169,9 @@ def _segment(options: argparse.Namespace) -> None:
         image,
         expression,
         mask=mask,
-        steps=options.steps,
-        candidates=options.candidates,
-        temperature=options.temperature,
         seed=options.seed,
         clicks=options.clicks or (),
+        **{name: getattr(options, name) for name in RunOptions.__annotations__},
     ):
         transitions.append(transition)
         if not options.json:
@@ -186,7 +193,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _outputs(options: argparse.Namespace) -> dict[str, str]:
     """The files to write, by option. Raises SegAgentError before any work where one could not be written or is an input."""
-    formats = {"out": (".png", ".json"), "overlay": (".png",), "trajectory": (".json",)}
+    formats = {"out": (".png", ".json"), "overlay": (".png",), "trajectory": (".json",), "tree": (".json",)}
     outputs = {name: getattr(options, name) for name in formats if getattr(options, name) is not None}
     if not outputs and not options.json:
         raise SegAgentError("Nothing would keep the mask: say where it should go, --out mask.png, or ask for --json.")
@@ -275,3 +282,5 @@ def _write(result: Result, outputs: dict[str, str], agent: SegAgent) -> None:
         write_file(outputs["overlay"], png(result.overlay(agent.config.color, agent.config.alpha)))
     if "trajectory" in outputs:
         write_file(outputs["trajectory"], json.dumps(result.to_json()["trajectory"]).encode())
+    if "tree" in outputs:
+        write_file(outputs["tree"], json.dumps(result.tree.to_json()).encode())

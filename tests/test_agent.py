@@ -93,6 +93,41 @@ def test_every_kind_of_source(agent, tmp_path):
         assert (agent.segment(source, "the left").mask == wanted).all()
 
 
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "best-first", "mcts"])
+def test_a_strategy_makes_it_a_search(agent, strategy):
+    result = agent.segment(IMAGE, "the left", strategy=strategy)
+    assert result.tree.strategy == strategy
+    assert (result.tree.nodes[result.tree.best].state.mask == result.mask).all()
+    assert result.predicted_iou == 0.9
+    trees = [t.details for t in agent.stream(IMAGE, "the left", strategy=strategy) if t.details is not None]
+    assert [len(tree) for tree in trees] == sorted(len(tree) for tree in trees)
+    refined = agent.refine(IMAGE, "the left", np.ones((40, 50), bool), strategy=strategy, steps=1, candidates=2)
+    assert refined.tree.nodes[0].state.mask.all()
+    assert refined.tree.spent.steps == 1
+
+
+def test_without_a_search_the_tree_is_the_run(agent):
+    result = agent.segment(IMAGE, "the left", clicks=[Click(20, 1)], steps=3)
+    tree = result.tree
+    assert tree.strategy == "none"
+    assert [node.state for node in tree] == list(result.trajectory.states)
+    assert [node.predicted_iou for node in tree] == list(result.trajectory.predicted_ious)
+    assert tree.path[-1] == result.trajectory.best()
+    assert json.dumps(tree.to_json())
+
+
+def test_a_run_ends_where_the_predicted_iou_does_not_rise():
+    agent = SegAgent(Sweep(0.1, 0.5, 0.5, 0.5, 0.5, 0.5), Columns())
+    result = agent.segment(IMAGE, "the left", patience=2)
+    assert result.trajectory.end == "converged"
+    assert len(result.trajectory.steps) == 3
+
+
+def test_an_unknown_option_is_said_at_once(agent):
+    with pytest.raises(TypeError, match="depth"):
+        agent.stream(IMAGE, "the left", depth=3)
+
+
 def test_refine_begins_with_the_mask(agent):
     mask = np.eye(40, 50, dtype=bool)
     result = agent.refine(IMAGE, "the left", Image.fromarray(mask), steps=1)
@@ -152,6 +187,11 @@ def test_result_leaves_in_every_form(agent, tmp_path):
         ({"steps": -1}, SegAgentError, "steps"),
         ({"steps": 2.5}, SegAgentError, "steps"),
         ({"candidates": 0}, SegAgentError, "candidates"),
+        ({"candidates": 1000}, SegAgentError, "candidates"),
+        ({"strategy": "dfs"}, SegAgentError, "greedy, beam, best-first, mcts"),
+        ({"width": 0}, SegAgentError, "width"),
+        ({"patience": -1}, SegAgentError, "patience"),
+        ({"gain": 2}, SegAgentError, "gain"),
         ({"temperature": -1}, SegAgentError, "temperature"),
         ({"temperature": float("nan")}, SegAgentError, "temperature"),
         ({"seed": -1}, SegAgentError, "seed"),
