@@ -1,59 +1,43 @@
-"""Measures a policy with a segmenter on a data set: metrics over rollouts, by group, against floor and ceiling.
+"""Measures a policy with a segmenter on a data set: metrics over rollouts, by group, against floor and ceiling; the paper's tables.
 
     python -m segagent.evaluate --policy runs/nano/sft --count 500 --steps 7 --out runs/report
     python -m segagent.evaluate --policy simulated --count 500 --steps 7
+    python -m segagent.evaluate --table 2 --count 500 --workers 2 --out runs/report      (1 to 6; see segagent/tables)
+    python -m segagent.evaluate --figure 4 --policy SFT=runs/sft StaR=runs/star --out runs/report      (3 and 4)
+    python -m segagent.evaluate --calibration | --refinement
 
-Convention, split, count, checkpoint and date are part of every report; the pictures of the worst cases can be asked for.
+Convention, data, count, checkpoint, machine and date are part of every report. With --out, runs are kept in its folder runs/, shared by all
+tables that need them, and an interrupted command goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import time
+import sys
 from collections.abc import Iterator, Sequence
-from datetime import date
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from segagent.annotator import SimulatedAnnotator
-from segagent.data.sources import open_source
+from segagent.clickers import BlindPolicy
 from segagent.environment import Environment
-from segagent.errors import DataError
+from segagent.errors import DataError, SegAgentError
 from segagent.metrics import RESMetrics, calibration, noc
-from segagent.policy import FixedReading, Observation, Policy, Proposal, Reading, seed_for
-from segagent.rollout import rollout_many
-from segagent.types import Click, Sample, Trajectory
+from segagent.players import play
+from segagent.policy import Policy
+from segagent.runs import BASELINES, Run, Setup, first_click_hits
+from segagent.types import Sample, Trajectory
 
-BASELINES = ("simulated", "random", "center")
-
-
-class BlindPolicy:
-    """The floor: one positive click at a random pixel or at the image's centre, then no more."""
-
-    def __init__(self, where: str, seed: int = 0) -> None:
-        self.where, self.seed = where, seed
-
-    def read(self, observations: Sequence[Observation]) -> list[Reading]:
-        return [FixedReading((Proposal(self._action(o)),)) for o in observations]
-
-    def _action(self, observation: Observation) -> Click | None:
-        if observation.state.actions:
-            return None
-        height, width = observation.state.size
-        if self.where == "center":
-            return Click(width // 2, height // 2)
-        rng = np.random.default_rng(seed_for(self.seed, observation.id, 0))
-        return Click(int(rng.integers(width)), int(rng.integers(height)))
+__all__ = ["BASELINES", "BlindPolicy", "First", "Report", "evaluate", "first_click_hits", "markdown", "trajectories"]
 
 
 def trajectories(
     environment: Environment,
-    policy: Policy,
+    policy: Policy | str,
     samples: Sequence[Sample],
     *,
     steps: int = 7,
@@ -62,16 +46,12 @@ def trajectories(
     seed: int = 0,
 ) -> Iterator[Trajectory]:
     """One trajectory for each sample, in order, `batch` of them rolled out in lock step; memory holds one batch."""
-    progress = tqdm(total=len(samples), unit="sample")
-    for first in range(0, len(samples), batch):
-        part = [samples[i] for i in range(first, min(first + batch, len(samples)))]
-        runs: list[list] = [[] for _ in part]
-        clicker = SimulatedAnnotator.for_samples(part) if policy == "simulated" else policy
-        for i, transition in rollout_many(environment, clicker, part, steps=steps, temperature=temperature, seed=seed):
-            runs[i].append(transition)
-        yield from (Trajectory(sample, tuple(run)) for sample, run in zip(part, runs, strict=True))
-        progress.update(len(part))
-    progress.close()
+    setup = Setup(steps=steps, temperature=temperature, seed=seed)
+    with tqdm(total=len(samples), unit="sample", disable=None) as progress:
+        for first in range(0, len(samples), batch):
+            part = [samples[i] for i in range(first, min(first + batch, len(samples)))]
+            yield from play(environment, policy, part, setup)
+            progress.update(len(part))
 
 
 class First(Sequence):
@@ -89,18 +69,8 @@ class First(Sequence):
         return self.samples[index]
 
 
-def first_click_hits(trajectory: Trajectory) -> bool:
-    """Whether the first action is a positive click on the target's own pixels."""
-    steps = trajectory.steps
-    if not steps or not isinstance(steps[0].action, Click) or not steps[0].action.positive:
-        return False
-    click, (height, width) = steps[0].action, trajectory.sample.size
-    x, y = min(int(click.x + 0.5), width - 1), min(int(click.y + 0.5), height - 1)
-    return bool(trajectory.sample.target[y, x])
-
-
 class Report:
-    """Streams trajectories of samples with a target into the figures of one group."""
+    """Streams runs of samples with a known target (which may be empty) into the figures of one group."""
 
     def __init__(self, convention: str = "plain") -> None:
         self.masks = {"best": RESMetrics(convention=convention), "last": RESMetrics(convention=convention)}
@@ -109,17 +79,14 @@ class Report:
         self.read: list[tuple[float, float]] = []
         self.ends: dict[str, int] = {}
 
-    def update(self, trajectory: Trajectory) -> None:
-        sample, states = trajectory.sample, trajectory.states
-        self.masks["best"].update(states[trajectory.best()].mask, sample.target)
-        self.masks["last"].update(states[-1].mask, sample.target)
-        if sample.target.any():
-            self.hits.append(first_click_hits(trajectory))
-            self.runs.append(trajectory.ious[1:])
-        for predicted, true in zip(trajectory.predicted_ious, trajectory.ious, strict=True):
-            if predicted is not None:
-                self.read.append((predicted, true))
-        self.ends[trajectory.end] = self.ends.get(trajectory.end, 0) + 1
+    def update(self, run: Run) -> None:
+        self.masks["best"].update(run.masks[run.best()], run.target, run.ignore)
+        self.masks["last"].update(run.masks[-1], run.target, run.ignore)
+        if run.has_target:
+            self.hits.append(run.hit)
+            self.runs.append(run.ious[1:])
+        self.read += [(p, true) for p, true in zip(run.predicted, run.ious, strict=True) if p is not None]
+        self.ends[run.end] = self.ends.get(run.end, 0) + 1
 
     def compute(self, limit: int) -> dict[str, Any]:
         figures: dict[str, Any] = {name: metrics.compute() for name, metrics in self.masks.items()}
@@ -135,7 +102,7 @@ class Report:
 
 def evaluate(
     environment: Environment,
-    policy: Policy,
+    policy: Policy | str,
     samples: Sequence[Sample],
     *,
     steps: int = 7,
@@ -145,25 +112,30 @@ def evaluate(
     seed: int = 0,
     group: str = "level",
 ) -> dict[str, dict[str, Any]]:
-    """Figures of all samples ("all") and of each value of `sample.meta[group]`."""
+    """Figures of all samples ("all") and of each value of `sample.meta[group]`. Raises DataError for one without a target."""
+    found = trajectories(environment, policy, samples, steps=steps, batch=batch, temperature=temperature, seed=seed)
+    return figures_of((Run.of(trajectory, group) for trajectory in found), steps, convention)
+
+
+def figures_of(runs: Iterator[Run] | Sequence[Run], steps: int, convention: str = "plain") -> dict[str, dict[str, Any]]:
+    """Figures of all runs ("all") and of each group's; those that hold an error are left out."""
     reports = {"all": Report(convention)}
-    for trajectory in trajectories(
-        environment, policy, samples, steps=steps, batch=batch, temperature=temperature, seed=seed
-    ):
-        if trajectory.sample.target is None:
-            raise DataError(f"Sample {trajectory.sample.id!r} has no target mask: nothing to measure against.")
-        name = str(trajectory.sample.meta.get(group, ""))
-        for key in {"all", name} - {""}:
-            reports.setdefault(key, Report(convention)).update(trajectory)
+    for run in runs:
+        if not run.error:
+            for key in {"all", run.group} - {""}:
+                reports.setdefault(key, Report(convention)).update(run)
     return {name: report.compute(steps) for name, report in reports.items()}
 
 
 def markdown(figures: dict[str, dict[str, Any]]) -> str:
-    """One table, a row a group; percent but for clicks and the MAE, which is in points of IoU."""
-    lines = [
-        "| group | count | first click hits | cIoU | gIoU | cIoU of last mask | NoC@80 | NoC@85 | actions | PRM MAE | Pearson |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """One table, a row a group; percent but for clicks and the MAE, which is in points of IoU.
+
+    N-acc and T-acc (gRefCOCO) are shown where there are samples without a target.
+    """
+    absent = any("n_acc" in f["best"] for f in figures.values())
+    heads = ["group", "count", "first click hits", "cIoU", "gIoU", "cIoU of last mask", "NoC@80", "NoC@85", "actions"]
+    heads += ["PRM MAE", "Pearson", *(["N-acc", "T-acc"] if absent else [])]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, f in figures.items():
         read = f["calibration"]
         cells = [
@@ -176,6 +148,7 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
             *("–" if f[key] is None else f"{f[key]:.2f}" for key in ("noc80", "noc85", "actions")),
             "–" if read is None else f"{read['mae']:.1f}",
             "–" if read is None or read["pearson"] is None else f"{read['pearson']:.2f}",
+            *([_percent(f["best"].get(key)) for key in ("n_acc", "t_acc")] if absent else []),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -186,64 +159,99 @@ def _percent(value: float | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m segagent.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--policy", default=None, help=f"a checkpoint, or one of {', '.join(BASELINES)}; by default the embedded nano"
-    )
-    parser.add_argument("--segmenter", default=None, help="instead of the checkpoint's")
-    parser.add_argument(
-        "--data", default="hres-synth", help="see segagent/data/sources.py, e.g. hres-synth:easy,split=test"
-    )
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step")
-    parser.add_argument("--convention", default="plain")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for report.json and report.md")
-    args = parser.parse_args(argv)
+    """The command; 0. Raises SegAgentError."""
+    args = _parser().parse_args(argv)
+    if args.count < 1 or args.steps < 0 or args.batch < 1 or args.workers < 1:
+        raise SegAgentError("--count, --batch and --workers are numbers from 1, --steps one from 0.")
+    from segagent.tables import Study, make
 
-    samples = First(open_source(args.data), args.count)
-    policy, environment = _policy(args.policy, args.segmenter, args.seed)
-    began = time.perf_counter()
-    figures = evaluate(
-        environment, policy, samples, steps=args.steps, batch=args.batch, convention=args.convention, seed=args.seed
+    study = Study(
+        policies=dict(_labelled(policy) for policy in args.policy or [None]),
+        data=args.data or ["hres-synth"],
+        **{
+            name: getattr(args, name)
+            for name in ("segmenter", "count", "steps", "batch", "workers", "convention", "seed")
+        },
+        candidates=args.candidates,
+        out=args.out,
     )
-    facts = {
-        "policy": args.policy or "segagent-nano (embedded)",
-        "segmenter": environment.segmenter.reference,
-        "data": args.data,
-        "count": len(samples),
-        "steps": args.steps,
-        "convention": args.convention,
-        "seed": args.seed,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "seconds": round(time.perf_counter() - began),
-    }
-    text = ", ".join(f"{key} {value}" for key, value in facts.items()) + "\n\n" + markdown(figures)
-    print(text)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "report.md").write_text(text + "\n", encoding="utf-8")
-        (args.out / "report.json").write_text(
-            json.dumps({**facts, "figures": figures}, indent=1) + "\n", encoding="utf-8"
-        )
+    asked = [f"table {n}" for n in args.table] + [f"figure {n}" for n in args.figure]
+    asked += ["table 3"] * args.calibration + ["refinement"] * args.refinement
+    for name in dict.fromkeys(asked):
+        table = make(name, study)
+        print(table.markdown(), end="\n\n")
+        if args.out:
+            table.write(args.out)
+    if not asked:
+        _report(study, args.out)
     return 0
 
 
-def _policy(name: str | None, segmenter: str | None, seed: int) -> tuple[Any, Environment]:
-    """("simulated" or a policy, the environment it acts in)."""
-    if name in BASELINES:
-        from segagent.segmenters import load_segmenter
+def _report(study: Any, out: Path | None) -> None:
+    """The plain report of each policy on each data set."""
+    reports, texts = [], []
+    for label, policy in study.policies.items():
+        for data in study.data:
+            setup = replace(study.setup(policy), candidates=study.candidates)
+            runs = study.runs(setup, data)
+            errors = {run.id: run.error for run in runs if run.error}
+            if len(errors) == len(runs):
+                raise DataError(
+                    f"None of {len(runs)} samples of {data} can be used, e.g.: {next(iter(errors.values()), '')}"
+                )
+            figures = figures_of(runs, study.steps, study.convention)
+            facts = {
+                "policy": label,
+                **study.facts(data, len(runs) - len(errors)),
+                "candidates": study.candidates,
+                "skipped": len(errors),
+            }
+            texts.append(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n\n" + markdown(figures))
+            reports.append({**facts, "figures": figures, "which_skipped": errors})
+            print(texts[-1], end="\n\n" if len(study.policies) * len(study.data) > 1 else "\n")
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        text = json.dumps(reports[0] if len(reports) == 1 else reports, indent=1)
+        (out / "report.json").write_text(text + "\n", encoding="utf-8")
 
-        return ("simulated" if name == "simulated" else BlindPolicy(name, seed)), Environment(
-            load_segmenter(segmenter or "grabcut")
-        )
-    from segagent.agent import SegAgent
 
-    agent = SegAgent.from_pretrained(name, segmenter=segmenter)
-    return agent.policy, agent.environment
+def _labelled(text: str | None) -> tuple[str, str | None]:
+    """LABEL=CHECKPOINT, or only a checkpoint, which is its own label."""
+    if text is None:
+        return "segagent-nano (embedded)", None
+    label, equals, name = text.partition("=")
+    return (label, name) if equals and not Path(text).exists() else (text, text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m segagent.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--policy", nargs="+", metavar="[LABEL=]CHECKPOINT",
+        help=f"checkpoints, or one of {', '.join(BASELINES)}; by default the embedded nano",
+    )  # fmt: skip
+    parser.add_argument("--segmenter", default=None, help="instead of the checkpoint's")
+    parser.add_argument(
+        "--data", nargs="+", help="see segagent/data/sources.py, e.g. hres-synth:easy,split=test (hres-synth)"
+    )
+    parser.add_argument("--table", nargs="+", type=int, choices=range(1, 7), default=[], help="of the paper")
+    parser.add_argument("--figure", nargs="+", type=int, choices=(3, 4), default=[], help="of the paper")
+    parser.add_argument("--calibration", action="store_true", help="the predicted IoUs against the true ones: table 3")
+    parser.add_argument("--refinement", action="store_true", help="the gain of IoU over masks that were made wrong")
+    parser.add_argument("--count", type=int, default=500, help="samples of each data set (500)")
+    parser.add_argument("--steps", type=int, default=7, help="clicks at most (7)")
+    parser.add_argument(
+        "--candidates", type=int, default=1, metavar="K", help="of a search at each step (1; figure 4: 3)"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step (16)")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each with the model and one thread (1)")
+    parser.add_argument("--convention", default="plain", help="of cIoU and gIoU; see metrics.RESMetrics")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the reports, and for the runs that they share")
+    return parser
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from segagent.cli import main as command_line
+
+    raise SystemExit(command_line(["evaluate", *sys.argv[1:]]))

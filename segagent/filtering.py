@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -30,7 +29,7 @@ from segagent.data._coco_samples import CocoSamples, UnusableError
 from segagent.data._samples import existing_folder
 from segagent.errors import DataError, SegAgentError
 from segagent.export import png, write_file
-from segagent.ledger import Ledger
+from segagent.ledger import Ledger, machine
 from segagent.policy import Observation, Policy
 from segagent.types import Sample, State
 
@@ -101,7 +100,7 @@ def filter_annotations(
         "expression": expression,
         "threshold": threshold,
         "policy": identity,
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}",
+        "machine": machine(),
         "date": date.today().isoformat(),
     }
     return _report(out, facts, coco, samples, scores, kept, ledger, worst)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -36,6 +38,11 @@ def fingerprint(checkpoint: str | None, revision: str | None = None) -> str:
             stream.seek(max(size - _END, 0))
             digest.update(repr((str(file.relative_to(folder)), size)).encode() + head + stream.read())
     return f"{checkpoint or 'segagent-nano (embedded)'} {digest.hexdigest()}"
+
+
+def machine() -> str:
+    """What a report says of where it was made."""
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}"
 
 
 class Ledger:
