@@ -33,7 +33,7 @@ class Level:
 LEVELS: dict[str, Level] = {
     "easy": Level((2, 3), (0.17, 0.27), 0.3, (0.14, 0.24), 3, 3, 0.15, 0.85, 0.7, 28, 0.06),
     "medium": Level((3, 5), (0.13, 0.23), 0.5, (0.09, 0.18), 3, 3, 0.3, 0.6, 0.5, 18, 0.1),
-    "hard": Level((4, 8), (0.10, 0.24), 0.75, (0.05, 0.11), 3, 2, 0.4, 0.35, 0.35, 14, 0.14),
+    "hard": Level((4, 8), (0.10, 0.24), 0.75, (0.04, 0.09), 3, 2, 0.4, 0.35, 0.35, 14, 0.14),
 }
 LEAST_SIDE = 64  # px
 _INSIDE = 0.3  # how often the object after a ring or a frame is put inside it
