@@ -8,7 +8,7 @@ not an action but how the run ended: "stop", "steps", "malformed" or "converged"
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -230,12 +230,14 @@ def sft_rows(
     color: str = "green",
     alpha: float = 0.5,
     only: int | None = None,
+    paint: Callable[[np.ndarray, np.ndarray], Image.Image] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """TRL rows {"images", "prompt", "completion"} of one trajectory row: one for each action and for a "stop".
 
     `images` holds the picture (H, W) with the mask painted on, as PIL. An undo, what it took back, and an end that is no
     decision (all but "stop") teach nothing and give no row. The IoU said is the true one where it is known.
-    `only` draws one of the decisions, by its place among those that teach.
+    `only` draws one of the decisions, by its place among those that teach. `paint(image, mask)` paints in place of
+    `overlay`, e.g. smaller. Raises DataError and MaskError.
     """
     grammar = grammar or Grammar()
     image = decode_image(row["image"])
@@ -247,7 +249,8 @@ def sft_rows(
         if action is None and said is None:
             continue  # a person's stop on a picture without a target: no IoU to say
         text = grammar.format(action, said, image.shape[:2])
-        painted = Image.fromarray(overlay(image, from_rle(entry["mask"]), color, alpha))
+        mask = from_rle(entry["mask"])
+        painted = Image.fromarray(overlay(image, mask, color, alpha)) if paint is None else paint(image, mask)
         yield {
             "images": [painted],
             "prompt": prompt,

@@ -298,6 +298,30 @@ def test_push_and_pull(hub, checkpoint, tmp_path):
     refused("no revision ten", "ada/agent", revision="ten")
 
 
+def test_shards_in_a_private_repositorys_folder_with_a_segmenter(hub, checkpoint, tmp_path):
+    from huggingface_hub import HfApi
+
+    from segagent.segmenters.simpleclick import SimpleClickSegmenter
+    from segagent.segmenters.simpleclick_model import SimpleClickConfig, SimpleClickModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes |= {"image_size": 32, "pyramid_inner": (8, 4, 8, 8), "pyramid_sizes": (4, 4, 4, 4), "head_size": 4}
+    SimpleClickModel(SimpleClickConfig(**sizes)).save_pretrained(tmp_path / "clicks")
+    agent = SegAgent.from_pretrained(checkpoint, segmenter=str(tmp_path / "clicks"))
+    agent.save_pretrained(tmp_path / "all" / "small", max_shard_size="60KB")
+    assert len(list((tmp_path / "all" / "small").glob("model-*.safetensors"))) > 1
+    HfApi().create_repo("ada/agents", private=True)
+    HfApi().upload_folder(repo_id="ada/agents", folder_path=tmp_path / "all")
+    wanted = agent.segment(IMAGE, "the cup").mask
+    shutil.rmtree(tmp_path / "clicks")
+    refused("neither a folder nor a repository", "ada/agents", subfolder="small", token="read")
+    back = SegAgent.from_pretrained("ada/agents", subfolder="small", token="write")
+    assert (back.segment(IMAGE, "the cup").mask == wanted).all()
+    alone = SimpleClickSegmenter.from_pretrained("ada/agents", subfolder="small/segmenter")
+    assert alone.model.config.hidden_size == 16
+
+
 def test_only_safe_files_are_fetched(hub, checkpoint, tmp_path):
     from huggingface_hub import HfApi
 

@@ -1,6 +1,6 @@
 """Tiny models of standard transformers classes with random weights, their processors and tokenizers, all from configs.
 
-model, processor = fastvlm("gpt2")      # or "llama", "qwen2", "window", "lfm2"; llava(), qwen2_5_vl()
+model, processor = fastvlm("gpt2")      # or "llama", "qwen2", "window", "lfm2"; llava(), qwen2_5_vl(), qwen3_vl()
 model, processor = speaker()            # a fastvlm that was taught the grammar in about two seconds
 save(model, processor, directory)       # what from_pretrained loads
 """
@@ -224,6 +224,49 @@ def qwen2_5_vl(seed: int = 0) -> tuple[Any, Any]:
         vision_end_token_id=end,
     )
     return _finish(tf.Qwen2_5_VLForConditionalGeneration(config), processor)
+
+
+def qwen3_vl(seed: int = 0) -> tuple[Any, Any]:
+    """Qwen3-VL (features of several depths of its tower go into the text model)."""
+    torch.manual_seed(seed)
+    words = tokenizer(extra_special_tokens={"image_token": QWEN[0], "video_token": QWEN[3]})
+    image, start, end, video = words.convert_tokens_to_ids(list(QWEN))
+    processor = tf.Qwen3VLProcessor(
+        tf.Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, min_pixels=16 * 16, max_pixels=96 * 96),
+        words,
+        tf.Qwen3VLVideoProcessor(),
+        chat_template=TEMPLATE.replace("{IMAGE}", QWEN[1] + QWEN[0] + QWEN[2]),
+    )
+    config = tf.Qwen3VLConfig(
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "vocab_size": len(words),
+            "max_position_embeddings": 512,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 4,
+            "out_hidden_size": 32,
+            "patch_size": 8,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    return _finish(tf.Qwen3VLForConditionalGeneration(config), processor)
 
 
 def picture(color: tuple[int, int, int] = (200, 60, 40), size: tuple[int, int] = (48, 64), seed: int = 0) -> np.ndarray:
