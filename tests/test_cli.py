@@ -99,6 +99,17 @@ def test_every_output(folder):
     assert (again.states[again.best()].mask == LEFT).all()
 
 
+def test_a_search_and_its_tree(folder, capsys):
+    for strategy in ("greedy", "beam", "best-first", "mcts"):
+        options = ["--strategy", strategy, "--candidates", 2, "--width", 2, "--patience", 3, "--gain", 0.05]
+        assert run("segment", "photo.png", "the left", *options, "--out", "mask.png", "--tree", "tree.json") == 0
+        tree = json.loads(Path("tree.json").read_text())
+        assert tree["strategy"] == strategy
+        assert (load_mask(tree["nodes"][tree["best"]]["mask"]) == load_mask("mask.png")).all()
+        assert [n["predicted_iou"] for n in tree["nodes"] if n["chosen"]] == [0.1, 0.5, 0.9]
+    assert "the mask is right" in capsys.readouterr().out
+
+
 def test_refine_begins_with_the_mask(folder):
     for arguments in (
         ["refine", "photo.png", "the left", "start.png"],
@@ -222,6 +233,11 @@ def test_unusual_pictures_are_fine(folder, capsys, mode):
         (["segment", "photo.png", "x", "--json", "--steps", "-1"], "steps"),
         (["segment", "photo.png", "x", "--json", "--steps", "many"], "--steps"),
         (["segment", "photo.png", "x", "--json", "--candidates", "0"], "candidates"),
+        (["segment", "photo.png", "x", "--json", "--candidates", "1000"], "from 1 to 100"),
+        (["segment", "photo.png", "x", "--json", "--strategy", "dfs"], "greedy, beam, best-first, mcts"),
+        (["segment", "photo.png", "x", "--json", "--strategy", "beam", "--width", "0"], "width"),
+        (["segment", "photo.png", "x", "--json", "--patience", "-2"], "patience"),
+        (["segment", "photo.png", "x", "--json", "--gain", "nan"], "gain"),
         (["segment", "photo.png", "x", "--json", "--temperature", "-1"], "temperature"),
         (["segment", "photo.png", "x", "--json", "--seed", "-1"], "seed"),
         (["segment", "photo.png", "x"], "--out"),
