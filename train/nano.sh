@@ -3,7 +3,7 @@
 # Every stage resumes: run it again after an interruption. OUT, MINUTES and the counts below make it smaller or larger.
 set -euo pipefail
 OUT=${OUT:-runs/nano} SCENES=${SCENES:-400} WIDTH=${WIDTH:-192} LAYERS=${LAYERS:-4} MINUTES=${MINUTES:-150}
-TRAJECTORIES=${TRAJECTORIES:-5000} STEPS=${STEPS:-700} BATCH=${BATCH:-32} ROUNDS=${ROUNDS:-1} RUNS=${RUNS:-2000} COUNT=${COUNT:-300}
+TRAJECTORIES=${TRAJECTORIES:-4000} STEPS=${STEPS:-700} BATCH=${BATCH:-32} ROUNDS=${ROUNDS:-1} RUNS=${RUNS:-2000} COUNT=${COUNT:-300}
 SHARD=${SHARD:-250} WORKERS=${WORKERS:-2}
 # Keeps glibc from giving memory back to the system after every batch: up to three times faster.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912
@@ -14,12 +14,15 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=53
 # D_0: what comes after a click, and how good a segmenter's masks are, on the segmenter that nano is to click with.
 python -m train.generate --out "$OUT/trajectories" --samples "$TRAJECTORIES" --steps 6 \
     --initial 0.5 0.1 0.2 0.2 --shard "$SHARD" --workers "$WORKERS"
+# And single decisions, which cost no segmenter: above all where to click first, on many more scenes.
+python -m train.generate --decisions --out "$OUT/decisions" --samples "$((3 * TRAJECTORIES))" --size 192 --seed 1 \
+    --initial 0.55 0.15 0.15 0.15 --shard "$((4 * SHARD))" --workers "$WORKERS"
 
 tune=(--prompt "{expression}" --freeze-vision --batch "$BATCH" --weight-decay 0.05 --steps "$STEPS")
-[ -e "$OUT/sft/segagent.json" ] || python -m train.sft --model "$OUT/vision" --out "$OUT/sft" --data "$OUT/trajectories" --rate 5e-4 "${tune[@]}"
+[ -e "$OUT/sft/segagent.json" ] || python -m train.sft --model "$OUT/vision" --out "$OUT/sft" --rate 5e-4 --data "$OUT/trajectories" "$OUT/decisions" "${tune[@]}"
 
 star() { # METHOD: rounds of StaR+, and of StaR with as many batches to compare with
-    python -m train.star --method "$1" --model "$OUT/sft" --data "$OUT/trajectories" --out "$OUT/$1" --rounds "$ROUNDS" \
+    python -m train.star --method "$1" --model "$OUT/sft" --data "$OUT/trajectories" "$OUT/decisions" --out "$OUT/$1" --rounds "$ROUNDS" \
         --samples "$RUNS" --count "$COUNT" --shard "$SHARD" --workers "$WORKERS" "${@:2}" -- --rate 3e-4 "${tune[@]}"
 }
 star star+
