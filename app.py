@@ -11,9 +11,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at import: th
 import gradio as gr
 
 from segagent.page import markup
+from segagent.page.compare import CompareTab
 from segagent.page.endpoints import Endpoints
 from segagent.page.events import answered
+from segagent.page.masks import FilterTab, RefineTab
 from segagent.page.models import Models
+from segagent.page.runs import Runs
 from segagent.page.segment import SegmentTab
 from segagent.page.style import CSS
 from segagent.segmenters import Segmenter
@@ -27,11 +30,22 @@ def build(agent: SegAgent | None = None, segmenter: Segmenter | None = None, mod
     models = models or Models(agent, segmenter)
     with gr.Blocks(title="SegAgent", analytics_enabled=False, fill_width=True, delete_cache=(1800, 3600)) as demo:
         gr.HTML(markup.HEADER, elem_id="header")
+        runs = Runs(models)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Segment", elem_id="segment"):
-                segment = SegmentTab(models)
-                segment.layout()
-                segment.events()
+                segment = SegmentTab(models, runs)
+                desk = segment.layout()
+            with gr.Tab("Compare", elem_id="compare"):
+                compare = CompareTab(runs, desk)
+                compare.layout()
+            with gr.Tab("Refine a mask", elem_id="refine"):
+                refine = RefineTab(models)
+                refine.layout()
+            with gr.Tab("Filter a data set", elem_id="filter"):
+                filtering = FilterTab(models)
+                filtering.layout()
+        for tab in (segment, compare, refine, filtering):
+            tab.events()
         endpoints(models)
     return demo
 

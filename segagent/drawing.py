@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import weakref
 from collections.abc import Sequence
 from itertools import pairwise
@@ -241,7 +242,7 @@ def _line(
 ) -> None:
     for before, after in pairwise(points):
         if before and after:
-            pieces = 9 if dashed else 1
+            pieces = 2 * round(math.dist(before, after) / 22) + 1 if dashed else 1
             for k in range(0, pieces, 2):
                 ends = [_between(before, after, k / pieces), _between(before, after, (k + 1) / pieces)]
                 draw.line(ends, fill=color, width=4)

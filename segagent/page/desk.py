@@ -101,6 +101,7 @@ class Desk:
         self._board, self._lock = board, threading.Lock()
         self.note = ""  # what the page says to what the person did last
         self.run: object | None = None  # the latest run's own mark
+        self.comparison: object | None = None  # likewise, of the tab that compares
         self.policy, self.segmenter = "", ""  # the names of the models that this person chose; empty: the embedded ones
 
     def __deepcopy__(self, _: object) -> Desk:

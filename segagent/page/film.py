@@ -8,8 +8,9 @@ from html import escape
 from segagent import drawing
 from segagent.page.desk import Board
 from segagent.page.markup import describe, done, marks, number
+from segagent.page.session import Session
 from segagent.search.tree import Node, Tree
-from segagent.types import Click, State
+from segagent.types import Box, Click, State
 
 GRID = 192  # the longest side of the grid that small masks are drawn in
 CARD = (104, 112)  # px, width and height of a candidate
@@ -25,7 +26,7 @@ def timeline(board: Board) -> str:
     frames = []
     for i, moment in enumerate(session.moments):
         action = moment.transition.action if moment.transition else None
-        sign = ("＋" if action.positive else "−") if isinstance(action, Click) else ""
+        sign = ("+" if action.positive else "−") if isinstance(action, Click) else ""
         words = f"Step {i}: {done(moment)}, predicted {number(moment.predicted_iou)}, true {number(moment.iou)}"
         here = ' aria-current="true"' if i == session.position else ""
         frames.append(
@@ -41,12 +42,12 @@ def timeline(board: Board) -> str:
     )
 
 
-def still(state: State, color: str) -> str:
-    """The picture with the state's mask, as small as its place makes it."""
-    height, width = drawing.grid_size(state.size, GRID)
+def still(state: State, color: str, longest: int = GRID) -> str:
+    """The picture with the state's mask, as large as its place makes it; the mask in a grid of `longest`."""
+    height, width = drawing.grid_size(state.size, longest)
     return (
-        f'<svg viewBox="0 0 {width} {height}" style="aspect-ratio:{width}/{height}" aria-hidden="true">'
-        f'<path d="{drawing.outline(state.mask, GRID)}" fill="{color}" fill-rule="evenodd"/></svg>'
+        f'<svg viewBox="0 0 {width} {height}" style="--ratio:{width}/{height};aspect-ratio:{width}/{height}" aria-hidden="true">'
+        f'<path d="{drawing.outline(state.mask, longest)}" fill="{color}" fill-rule="evenodd"/></svg>'
     )
 
 
@@ -73,7 +74,7 @@ def tree_view(tree: Tree | None, color: str, shown: State) -> str:
         for node in tree
     )
     spent = tree.spent
-    facts = f"{escape(tree.strategy)} search: {spent.segmented} masks made, {spent.read} read, {spent.merged} duplicates saved"
+    facts = f"{escape(tree.strategy.capitalize())} search: {spent.segmented} masks made, {spent.read} read, duplicates skipped: {spent.merged}"
     return (
         f'<p class="facts">{facts}. Click a candidate to go on from it.</p>'
         f'<div class="tree" tabindex="0" role="group" aria-label="Search tree"><div style="width:{width}px;height:{height}px">'
@@ -129,6 +130,38 @@ def _card(node: Node, place: tuple[int, int], color: str, chosen: bool, walked: 
     return (
         f'<button type="button" class="{" ".join(["node", *states])}" data-key="{node.index}"{here} '
         f'style="left:{left}px;top:{top}px;width:{CARD[0]}px;height:{CARD[1]}px" aria-label="{escape(words)}" '
-        f'title="{escape(words)}">{still(node.state, color)}<span>{escape(what)}</span>'
+        f'title="{escape(words)}">{still(node.state, color)}<span>{escape(_short(node))}</span>'
         f"<b>{number(node.predicted_iou)}</b></button>"
     )
+
+
+def _short(node: Node) -> str:
+    if isinstance(node.action, Click):
+        return f"{'+' if node.action.positive else '−'} {node.action.x:.0f}, {node.action.y:.0f}"
+    return "start" if node.parent is None else "box" if isinstance(node.action, Box) else "stop"
+
+
+def side(session: Session, color: str, seconds: float) -> str:
+    """One side of a comparison: the shown state large, its figures, the steps and the curve."""
+    shown = session.shown
+    figures = (
+        ("Predicted IoU", number(shown.predicted_iou)),
+        ("True IoU", number(shown.iou)),
+        ("Clicks", str(len(shown.state.actions))),
+        ("Seconds", f"{seconds:.1f}"),
+    )
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+    frames = "".join(
+        f'<div class="frame">{still(m.state, color)}<span>{i or "start"}</span><b>{number(m.predicted_iou)}</b></div>'
+        for i, m in enumerate(session.moments)
+    )
+    true, predicted = [m.iou for m in session.moments], [m.predicted_iou for m in session.moments]
+    curve = drawing.data_url(drawing.curve(true, predicted))
+    return (
+        f'<div class="still">{still(shown.state, color, 640)}</div><dl class="figures four">{cells}</dl>'
+        f'<div class="film">{frames}</div><img class="curve" alt="IoU after each click" src="{curve}">'
+    )
+
+
+def note(words: str, tone: str = "") -> str:
+    return f'<p class="note {tone}" role="status">{escape(words)}</p>'

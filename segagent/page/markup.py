@@ -22,6 +22,7 @@ WHO = {"policy": "Agent", "simulated": "Annotator", "corrected": "Annotator", "p
 ENDS = {
     "stop": "{who} is content with the mask and stops.",
     "steps": "That was the last click of this run: press Run for more.",
+    "converged": "The search sees no more gain and ends.",
     "malformed": "The model gave no answer that can be read, so the run ended: click yourself, or press Run again.",
 }
 

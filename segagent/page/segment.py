@@ -17,9 +17,9 @@ from segagent.page import film, markup, scripts
 from segagent.page.desk import Board, Desk
 from segagent.page.events import LONG, PRIVATE, QUICK, read, saved, told
 from segagent.page.files import EXPORTS, checked, file_of, restore
-from segagent.page.models import Models, gpu
-from segagent.page.session import Session, act, play
-from segagent.page.strategies import STRATEGIES, searching
+from segagent.page.models import Models
+from segagent.page.runs import STRATEGIES, Runs
+from segagent.page.session import Session, act
 from segagent.types import Action, Box, Click, Sample
 
 HELP = "".join(
@@ -34,9 +34,8 @@ HELP = "".join(
 class SegmentTab:
     """The components and what their events do. Everything of a user is on his desk, a gr.State; the models are everyone's."""
 
-    def __init__(self, models: Models) -> None:
-        self.models = models
-        self._steps = gpu(self._walk)
+    def __init__(self, models: Models, runs: Runs) -> None:
+        self.models, self.runs = models, runs
 
     def view(self, desk: Desk, *, running: bool = False, note: str = "", tone: str = "", **more: Any) -> dict:
         """Updates of everything that shows the desk."""
@@ -126,7 +125,8 @@ class SegmentTab:
             return
         waits = who == "agent" and not self.models.loaded(desk.policy)
         yield self.view(desk, running=True, note="The model is being loaded …" if waits else "Looking …")
-        for after in self._steps(session, who, desk.policy, desk.segmenter, strategy, int(candidates), int(steps)):
+        run = self.runs.walk(session, who, strategy, int(candidates), int(steps), desk.policy, desk.segmenter)
+        for after in run:
             if not desk.follow(session, after):
                 # Its last picture may have overtaken, on the way, that of what the person did: show the latest once more.
                 if desk.run is this:
@@ -136,16 +136,6 @@ class SegmentTab:
             yield self.view(desk, running=not ended)
             if not ended:
                 time.sleep(pause)
-
-    def _walk(
-        self, session: Session, who: str, policy: str, segmenter: str, strategy: str, candidates: int, steps: int
-    ) -> Iterator[Session]:
-        """The session after each step. Its arguments and what it yields are plain data, for a GPU in another process."""
-        chooser = self.models.policy(who, session.sample, policy)
-        environment = self.models.environment(segmenter, policy)
-        if who == "agent":
-            chooser = searching(strategy, chooser, environment, candidates)
-        yield from play(session, environment, chooser, steps=steps)
 
     def on_step(self, desk: Desk, *inputs: Any) -> Iterator[dict]:
         *inputs, _, _ = inputs
@@ -192,6 +182,16 @@ class SegmentTab:
         desk.change(lambda s: s.branch(int(event.key)))
         yield self.view(desk, note="You went to this candidate: press Run to go on from here, or click yourself.")
 
+    @told
+    def on_load(self, desk: Desk, policy: str, segmenter: str) -> Iterator[dict]:
+        """Loads the models of those names, for everyone; from now on this person's desk uses them."""
+        yield {self.status: markup.status(desk.session, "The models are being loaded …")}
+        self.models.agent(policy.strip())
+        environment = self.models.environment(segmenter.strip(), policy.strip())
+        desk.policy, desk.segmenter = policy.strip(), segmenter.strip()
+        name = policy.strip() or "segagent-nano"
+        yield self.view(desk, note=f"In use: {name} with {environment.segmenter.reference}.")
+
     def on_export(self, desk: Desk, expression: str, kind: str) -> dict[str, str] | None:
         board = desk.board.put(desk.session.ask(expression))
         try:
@@ -206,13 +206,6 @@ class SegmentTab:
         """Draws the tab; → the desk that the other tabs work on, too."""
         first = Desk(Board.begin(examples()[0].load()))
         self.desk = gr.State(first, time_to_live=7200)
-        self.picture = gr.HTML(
-            markup.picture(first.board),
-            html_template="",
-            js_on_load=scripts.PICTURE,
-            visible="hidden",
-            elem_id="picture",
-        )
         with gr.Row(elem_id="examples"):
             with gr.Column(elem_id="upload-slot", scale=0):
                 self.upload = gr.UploadButton("＋ Your picture", file_types=["image"], elem_id="upload")
@@ -234,7 +227,13 @@ class SegmentTab:
                 self._picture(first.board)
             with gr.Column(scale=4, min_width=340):
                 self._side(first.board)
-        self.tree = gr.HTML("", js_on_load=scripts.BUTTONS_JS, elem_id="tree")
+        self.picture = gr.HTML(
+            markup.picture(first.board),
+            html_template="",
+            js_on_load=scripts.PICTURE,
+            visible="hidden",
+            elem_id="picture",
+        )
         return self.desk
 
     def _picture(self, board: Board) -> None:
@@ -252,6 +251,7 @@ class SegmentTab:
             self.redo = gr.Button("Redo", size="sm", interactive=False, elem_id="redo")
             self.restart = gr.Button("Restart", size="sm", elem_id="restart")
             self.step = gr.Button("One step", size="sm", elem_id="step")
+        self.tree = gr.HTML("", js_on_load=scripts.BUTTONS_JS, elem_id="tree")
         gr.HTML(
             f'<p class="help">Left click adds, right click removes, a drag draws a box; drop or paste a picture. {HELP}</p>'
         )
@@ -278,6 +278,16 @@ class SegmentTab:
             self.mask = gr.UploadButton("Start from a mask", elem_id="start-mask", **masks)
             self.target = gr.UploadButton("Give the target mask", elem_id="target-mask", **masks)
             self.open = gr.UploadButton("Open a session", file_types=[".zip"], size="sm", elem_id="open-session")
+        with gr.Accordion("Models", open=False, elem_id="models"):
+            self.policy = gr.Textbox(
+                "", label="Policy", placeholder="segagent-nano (embedded)", max_lines=1, elem_id="policy",
+                info="A SegAgent checkpoint: owner/name on the Hub, or a folder where the page runs on your own machine.",
+            )  # fmt: skip
+            self.segmenter = gr.Textbox(
+                "", label="Segmenter", placeholder="the policy's own (grabcut)", max_lines=1, elem_id="segmenter",
+                info="e.g. grabcut, sam:facebook/sam-vit-base, simpleclick:owner/name.",
+            )  # fmt: skip
+            self.load = gr.Button("Use these", size="sm", elem_id="load")
         with gr.Accordion("About the photographs", open=False):
             gr.HTML(markup.sources(examples()))
 
@@ -307,6 +317,7 @@ class SegmentTab:
             (self.tree, self.on_candidate),
         ):
             component.select(handler, self.desk, shows, **QUICK)
+        self.load.click(self.on_load, [self.desk, self.policy, self.segmenter], shows, **LONG)
         self.objects.select(self.on_object, [self.desk, self.expression], shows, **QUICK)
         for button, handler in (
             (self.upload, self.on_upload),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 _FRAME = """
 .gradio-container { width: 100%; max-width: 1400px !important; margin: 0 auto;
-  --quiet: color-mix(in srgb, var(--body-text-color) 72%, transparent); }
+  --quiet: color-mix(in srgb, var(--body-text-color) 72%, transparent);
+  --block-info-text-color: var(--quiet); --input-placeholder-color: color-mix(in srgb, var(--body-text-color) 62%, transparent); }
 .gradio-container .main.app { padding: 12px 20px; }
 .gradio-container .html-container { padding: 0; }
 #header h1 { font-size: 1.4rem; font-weight: 700; margin: 0; }
 #header p { margin: 0; color: var(--quiet); font-size: .95rem; }
-.tabitem { padding: 8px 0 0 !important; border: 0 !important; }
-#segment .gap, #main { gap: 10px; }
+#tabs { gap: 8px; }
+.tabitem { padding: 0 !important; border: 0 !important; }
+.tabitem > .column, #main, #main > .column { gap: 10px; }
+#bar .block { padding: 8px 12px; }
 .picker { contain: inline-size; display: flex; gap: 6px; overflow-x: auto; padding: 2px 2px 6px; scrollbar-width: thin; }
 .picker button { flex: 0 0 auto; width: 78px; border: 2px solid transparent; border-radius: 10px; padding: 3px;
   background: var(--background-fill-secondary); color: var(--body-text-color); cursor: pointer; text-align: center; }
@@ -43,7 +46,7 @@ _FRAME = """
 """
 
 _CANVAS = """
-.stage { --room: max(300px, calc(100vh - 448px)); overflow: auto; max-height: var(--room); border-radius: 10px;
+.stage { --room: max(300px, calc(100vh - 470px)); overflow: auto; max-height: var(--room); border-radius: 10px;
   background: var(--background-fill-secondary); scrollbar-width: thin; }
 .stage:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 1px; }
 .over .stage { outline: 3px dashed var(--color-accent); outline-offset: -3px; }
@@ -144,6 +147,21 @@ button.entry.current { background: var(--color-accent-soft); box-shadow: inset 3
 .node[aria-current] { outline: 3px solid #ffd60a; outline-offset: -1px; }
 """
 
+_TABS = """
+.still svg { width: min(100%, calc(52vh * var(--ratio))); height: auto; margin: 0 auto; }
+.still { margin-bottom: 8px; }
+.figures.four { grid-template-columns: repeat(4, 1fr); }
+.film div.frame { cursor: default; }
+.shown { margin: 0; }
+.shown img { max-width: 100%; max-height: 60vh; margin: 0 auto; display: block; border-radius: 10px; }
+.shown figcaption { text-align: center; font-weight: 600; margin-top: 6px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px; }
+.gallery figure { margin: 0; border: 2px solid var(--border-color-primary); border-radius: 10px; overflow: hidden; }
+.gallery figure.remove { border-color: #be123c; }
+.gallery img { width: 100%; height: 130px; object-fit: contain; margin: 0; background: var(--background-fill-secondary); }
+.gallery figcaption { padding: 4px 8px 8px; font-size: .78rem; overflow-wrap: anywhere; }
+"""
+
 _NARROW = """
 @media (max-width: 640px) {
   .gradio-container .main.app { padding: 8px 10px; }
@@ -152,4 +170,4 @@ _NARROW = """
 }
 """
 
-CSS = _FRAME + _CANVAS + _STEPS + _NARROW
+CSS = _FRAME + _CANVAS + _STEPS + _TABS + _NARROW
