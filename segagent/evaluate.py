@@ -16,7 +16,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from segagent.metrics import RESMetrics, calibration, noc
 from segagent.players import play
 from segagent.policy import Policy
 from segagent.runs import BASELINES, Run, Setup, first_click_hits
+from segagent.search import STRATEGIES
 from segagent.types import Sample, Trajectory
 
 __all__ = ["BASELINES", "BlindPolicy", "First", "Report", "evaluate", "first_click_hits", "markdown", "trajectories"]
@@ -173,6 +173,8 @@ def main(argv: list[str] | None = None) -> int:
             for name in ("segmenter", "count", "steps", "batch", "workers", "convention", "seed")
         },
         candidates=args.candidates,
+        strategy=args.strategy,
+        judge=args.judge,
         out=args.out,
     )
     asked = [f"table {n}" for n in args.table] + [f"figure {n}" for n in args.figure]
@@ -192,8 +194,7 @@ def _report(study: Any, out: Path | None) -> None:
     reports, texts = [], []
     for label, policy in study.policies.items():
         for data in study.data:
-            setup = replace(study.setup(policy), candidates=study.candidates)
-            runs = study.runs(setup, data)
+            runs = study.runs(study.search(policy, study.candidates), data)
             errors = {run.id: run.error for run in runs if run.error}
             if len(errors) == len(runs):
                 raise DataError(
@@ -204,6 +205,8 @@ def _report(study: Any, out: Path | None) -> None:
                 "policy": label,
                 **study.facts(data, len(runs) - len(errors)),
                 "candidates": study.candidates,
+                "strategy": study.strategy,
+                "judge": study.judge,
                 "skipped": len(errors),
             }
             texts.append(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n\n" + markdown(figures))
@@ -242,6 +245,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=7, help="clicks at most (7)")
     parser.add_argument(
         "--candidates", type=int, default=1, metavar="K", help="of a search at each step (1; figure 4: 3)"
+    )
+    parser.add_argument("--strategy", default="greedy", choices=sorted(STRATEGIES), help="of the search (greedy)")
+    parser.add_argument(
+        "--judge",
+        default="own",
+        choices=("own", "truth"),
+        help="truth: the true IoU in place of the predicted one, a perfect PRM",
     )
     parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step (16)")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the model and one thread (1)")

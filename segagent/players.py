@@ -23,6 +23,7 @@ from segagent.data.corruptions import corrupt
 from segagent.data.sources import open_source
 from segagent.environment import Environment
 from segagent.errors import DataError, SegAgentError
+from segagent.judges import SecondOpinion, TrueIoU
 from segagent.ledger import Ledger
 from segagent.masks import box_of
 from segagent.policy import Policy, seed_for
@@ -39,6 +40,8 @@ def play(environment: Environment, policy: Policy | str, samples: Sequence[Sampl
     """One run of each sample, all in lock step; "simulated" is F_sim, which gets the samples' targets."""
     environment = Environment(Holding(environment.segmenter, len(samples)))
     clicker: Policy = SimulatedAnnotator.for_samples(samples) if policy == "simulated" else policy
+    if setup.judge == "truth":
+        clicker = SecondOpinion(clicker, TrueIoU.for_samples(samples), "other")
     if setup.candidates > 1:
         clicker = TreeSearch(clicker, environment, setup.strategy, setup.candidates)
     if setup.insist:
@@ -119,7 +122,9 @@ def runs_of(
         longest = min((steps for steps in known if steps >= setup.steps), default=None)
     played = setup if longest is None else replace(setup, steps=longest)
     records = records_of(Player, played, data, count=count, batch=batch, workers=workers, folder=folder)
-    return [Run.from_json(record).until(setup.steps) for record in records]
+    runs = [Run.from_json(record) for record in records]
+    # A search's way back counts as no step, so its run may have more actions than steps.
+    return runs if setup.candidates > 1 else [run.until(setup.steps) for run in runs]
 
 
 def records_of(

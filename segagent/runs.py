@@ -31,6 +31,7 @@ class Setup:
     start: str = "empty"  # one of START
     candidates: int = 1  # K; more than one makes it a search
     strategy: str = "greedy"  # of the search; see search.STRATEGIES
+    judge: str = "own"  # or "truth": the true IoU in place of the policy's own, a perfect PRM
     color: str | None = None  # of the mask painted on, instead of the checkpoint's
     iou_reading: str | None = None  # instead of the checkpoint's
     temperature: float = 0.0

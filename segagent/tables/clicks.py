@@ -187,16 +187,17 @@ def figure4(study: Study) -> Table:
             stages.append((label if not stages else f"+ {label}", runs, last, policy))
         label, policy = list(study.policies.items())[-1]
         stages.append(("+ PRM", stages[-1][1], by_prm, policy))
-        found = study.good_runs(study.setup(policy, candidates=width), data)
-        stages.append((f"+ search, K = {width}", found, Run.best, policy))
+        found = study.good_runs(study.search(policy, width), data)
+        words = f"+ {study.strategy} search, K = {width}" + (", a perfect PRM" if study.judge == "truth" else "")
+        stages.append((words, found, Run.best, policy))
         base = study.ciou(stages[0][1], last, data, stages[0][3]).value
         for words, runs, choose, who in stages:
             cell = study.ciou(runs, choose, data, who)
             gain = Cell(cell.value - base, data, cell.count, cell.checkpoint, "points over the first row")
             rows.append((_label(study, "", data, words), (cell, gain)))
-        ceiling = study.ciou(found, by_truth, data, policy)
+        ceiling = study.ciou(found, lambda run: run.ceiling, data, policy)
         gain = Cell(ceiling.value - base, data, ceiling.count, ceiling.checkpoint, "points over the first row")
-        rows.append((_label(study, "", data, "a perfect PRM over the search's states (ceiling)"), (ceiling, gain)))
+        rows.append((_label(study, "", data, "a perfect PRM over all the search's masks (ceiling)"), (ceiling, gain)))
     plot = plots.bars("cIoU, %", [label for label, _ in rows], {"cIoU": [c[0].value for _, c in rows]}, "%")
     notes = (
         f"cIoU, %. The rows before the PRM: a fixed number of {study.steps} clicks, the last mask. PRM: {BEST}, from the same runs.",
@@ -218,8 +219,9 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def short(data: str) -> str:
     """A data set's name in a table's head, of the string that names it: its name, or folder, and its split."""
     name, _, rest = data.partition(":")
-    where, *pairs = rest.split(",")
-    options = dict(pair.partition("=")[::2] for pair in pairs)
+    words = rest.split(",")
+    where = "" if "=" in words[0] else words.pop(0)
+    options = dict(word.partition("=")[::2] for word in words)
     name = options.get("dataset") or name
     if where and name in ("folder", "hres", "official", "coco"):
         name = where.rstrip("/").rsplit("/", 1)[-1]

@@ -100,10 +100,16 @@ class Study:
     convention: str = "plain"
     seed: int = 0
     candidates: int = 1
+    strategy: str = "greedy"
+    judge: str = "own"
     out: Path | None = None
 
     def setup(self, policy: str | None, **changes: Any) -> Setup:
         return replace(Setup(policy, self.segmenter, self.steps, seed=self.seed), **changes)
+
+    def search(self, policy: str | None, candidates: int) -> Setup:
+        """The setup of a search, or, with one candidate, of the policy alone."""
+        return self.setup(policy, candidates=candidates, strategy=self.strategy, judge=self.judge)
 
     def fixed(self, policy: str | None, **changes: Any) -> Setup:
         """The setup whose runs most tables share: greedy, going on where the policy would stop, which is noted."""
@@ -154,12 +160,18 @@ class Study:
         return read_config(NANO if policy is None else find_checkpoint(policy))
 
     def ciou(
-        self, runs: Iterable[Run], choose: Callable[[Run], int], data: str, policy: str | None, key: str = "ciou"
+        self,
+        runs: Iterable[Run],
+        choose: Callable[[Run], int | dict[str, Any]],
+        data: str,
+        policy: str | None,
+        key: str = "ciou",
     ) -> Cell:
-        """cIoU (or another figure of RESMetrics) of the states chosen, in percent."""
+        """cIoU (or another figure of RESMetrics) of the states, or masks (COCO RLE), chosen, in percent."""
         metrics = RESMetrics(convention=self.convention)
         for run in runs:
-            metrics.update(run.masks[choose(run)], run.target, run.ignore)
+            mask = choose(run)
+            metrics.update(run.masks[mask] if isinstance(mask, int) else mask, run.target, run.ignore)
         figures = metrics.compute()
         what = f"{ {'ciou': 'cIoU', 'giou': 'gIoU'}.get(key, key) }, %, {self.convention}"
         return Cell(100 * figures[key], data, figures["count"], self.checkpoint(policy), what)
