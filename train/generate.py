@@ -17,124 +17,96 @@ import functools
 import json
 import logging
 import multiprocessing
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from segagent.annotator import SimulatedAnnotator
-from segagent.data.corruptions import corrupt
-from segagent.environment import Environment, reward
-from segagent.errors import DataError
+from segagent.environment import Environment
+from segagent.errors import DataError, MissingDependencyError, SegAgentError
 from segagent.evaluate import First
-from segagent.masks import box_of
-from segagent.policy import Observation, seed_for
-from segagent.rollout import rollout
+from segagent.export import write_file
+from segagent.policy import seed_for
 from segagent.segmenters import load_segmenter
-from segagent.trajectories import to_row
-from segagent.types import Action, Box, Click, Sample, State, Trajectory, Transition
+from segagent.segmenters.base import content_key
+from segagent.trajectories import encode_image, to_row
+from segagent.types import Sample
 from train.shards import write_shard
+from train.simulation import INITIAL, decide, simulate, simulate_many
 
-INITIAL = ("empty", "box", "points", "beside")
+__all__ = ["INITIAL", "decide", "generate", "make_shard", "open_source", "simulate"]
+
+GROUP = 16  # samples of one image in lock step
+_process: dict[str, Callable] = {}  # what a process of the pool was given once
 log = logging.getLogger(__name__)
-
-
-def initial_actions(kind: str, sample: Sample, rng: np.random.Generator) -> list[Action]:
-    """The actions whose mask a trajectory starts from; none for the empty mask."""
-    height, width = sample.size
-    inside = np.argwhere(sample.target)
-    if kind == "empty" or not len(inside):
-        return []
-    x0, y0, x1, y1 = box_of(sample.target)
-    if kind == "box":
-        jitter = rng.uniform(-0.1, 0.1, 4) * [x1 - x0, y1 - y0, x1 - x0, y1 - y0]
-        corners = np.rint(np.array([x0, y0, x1, y1]) + jitter).astype(int)
-        corners = np.clip(corners, 0, [width - 1, height - 1, width - 1, height - 1])
-        return [Box(*(int(v) for v in corners))]
-    if kind == "points":
-        # The paper's off-policy masks: points anywhere in the target's box, so some of them beside the target.
-        count = rng.integers(1, 4)
-        xs, ys = rng.integers(x0, x1 + 1, count), rng.integers(y0, y1 + 1, count)
-        return [Click(int(x), int(y)) for x, y in zip(xs, ys, strict=True)]
-    outside = np.argwhere(~sample.target)
-    if kind != "beside":
-        raise DataError(f"Unknown initial state {kind!r}: use one of {', '.join(INITIAL)}.")
-    if not len(outside):
-        return []
-    y, x = outside[rng.integers(len(outside))]
-    return [Click(int(x), int(y))]
-
-
-def simulate(
-    environment: Environment, sample: Sample, *, kind: str, steps: int, stop: float, gain: float, seed: int
-) -> Trajectory | None:
-    """F_sim's trajectory of one sample under the three rules; None where not even its first action gains enough."""
-    rng = np.random.default_rng(seed_for(seed, sample.id, INITIAL.index(kind)))
-    state: State = environment.reset(sample)
-    for action in initial_actions(kind, sample, rng):
-        state = environment.step(state, action)
-    # The policy is Markov in the mask: a trajectory that starts from a mask knows nothing of how it was made.
-    start = environment.reset(sample, state.mask)
-    kept = []
-    annotator = SimulatedAnnotator(sample.target, sample.ignore, stop_iou=stop)
-    for transition in rollout(environment, annotator, sample, steps=steps, start=start):
-        if transition.action is not None and transition.reward - transition.iou < gain:
-            break
-        kept.append(transition)
-    return Trajectory(sample, tuple(kept)) if kept else None
-
-
-def decide(sample: Sample, *, stop: float, empty: float, seed: int) -> Trajectory:
-    """One decision of F_sim on a mask made wrong without a segmenter; on the empty mask in a share `empty` of all."""
-    rng = np.random.default_rng(seed_for(seed, sample.id, len(INITIAL) + 1))
-    kind = "empty" if rng.random() < empty else None
-    mask, kind = corrupt(sample.target, rng, kind, sample.meta.get("others", ()))
-    state = State(sample.image, mask)
-    annotator = SimulatedAnnotator(sample.target, sample.ignore, stop_iou=stop)
-    action = annotator.read([Observation(state, sample.expression, sample.id)])[0].propose()[0].action
-    value = reward(state, sample.target, sample.ignore)
-    transition = Transition(
-        state, action, state, iou=value, reward=value if action is None else None, origin="simulated",
-        end="stop" if action is None else None, details=kind,
-    )  # fmt: skip
-    return Trajectory(sample, (transition,))
 
 
 def make_shard(
     number: int, *, samples: Sequence[Sample], out: Path, size: int, segmenter: str, source: str, seed: int, **rules
 ) -> dict[str, int]:
-    """Writes shard `number` and returns its counts; a sample that cannot be read is skipped and counted."""
-    import cv2
-
-    cv2.setNumThreads(1)
+    """Writes shard `number` and returns its counts; a sample that cannot be read, or has no target, is skipped and counted."""
     shares, decisions = rules.pop("shares"), rules.pop("decisions")
     rules.pop("scenes")
-    environment = None if decisions else Environment(load_segmenter(segmenter))
-    counts = {"trajectories": 0, "actions": 0, "stops": 0, "discarded": 0, "unreadable": 0}
+    counts = dict.fromkeys(("trajectories", "actions", "stops", "discarded", "unreadable", "without target"), 0)
     rows = []
-    for index in range(number * size, min((number + 1) * size, len(samples))):
+    for group in by_image(readable(samples, number * size, (number + 1) * size, counts)):
+        if decisions:
+            made = [decide(sample, stop=rules["stop"], empty=shares[0], seed=seed) for sample in group]
+            kinds = [trajectory.transitions[0].details for trajectory in made]
+        else:
+            kinds = [
+                str(np.random.default_rng(seed_for(seed, sample.id, len(INITIAL))).choice(INITIAL, p=shares))
+                for sample in group
+            ]
+            made = simulate_many(_environment(segmenter), group, kinds=kinds, seed=seed, **rules)
+        picture = encode_image(group[0])  # once for all expressions of a scene
+        for trajectory, kind in zip(made, kinds, strict=True):
+            if trajectory is None:
+                counts["discarded"] += 1
+                continue
+            named = "" if decisions else segmenter
+            rows.append(to_row(trajectory, segmenter=named, source=source, initial=kind, image=picture))
+            counts["trajectories"] += 1
+            counts["actions"] += len(trajectory.steps)
+            counts["stops"] += trajectory.end == "stop"
+    write_shard(rows, out / f"train-{number:05d}.parquet")
+    return counts
+
+
+def readable(samples: Sequence[Sample], first: int, end: int, counts: dict[str, int]) -> Iterator[Sample]:
+    """The samples from `first` to before `end`, without those that cannot be read or have no target, which are counted."""
+    for index in range(first, min(end, len(samples))):
         try:
             sample = samples[index]
-        except (DataError, OSError) as error:
+        except (SegAgentError, OSError) as error:
             log.warning("Sample %d is skipped: %s", index, error)
             counts["unreadable"] += 1
             continue
-        if decisions:
-            trajectory = decide(sample, stop=rules["stop"], empty=shares[0], seed=seed)
-            kind = trajectory.transitions[0].details
-        else:
-            kind = str(np.random.default_rng(seed_for(seed, sample.id, len(INITIAL))).choice(INITIAL, p=shares))
-            trajectory = simulate(environment, sample, kind=kind, seed=seed, **rules)
-        if trajectory is None:
-            counts["discarded"] += 1
+        if sample.target is None:
+            log.warning("Sample %d, %s, is skipped: it has no target mask.", index, sample.id)
+            counts["without target"] += 1
             continue
-        rows.append(to_row(trajectory, segmenter="" if decisions else segmenter, source=source, initial=kind))
-        counts["trajectories"] += 1
-        counts["actions"] += len(trajectory.steps)
-        counts["stops"] += trajectory.end == "stop"
-    write_shard(rows, out / f"train-{number:05d}.parquet")
-    return counts
+        yield sample
+
+
+def by_image(samples: Iterator[Sample]) -> Iterator[list[Sample]]:
+    """Neighbours of one image and different ids together, at most GROUP of them."""
+    group: list[Sample] = []
+    for sample in samples:
+        alike = group and content_key(sample.image) == content_key(group[0].image)
+        if group and (not alike or len(group) == GROUP or sample.id in {other.id for other in group}):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
+@functools.cache
+def _environment(segmenter: str) -> Environment:
+    return Environment(load_segmenter(segmenter))
 
 
 class SynthExpressions(Sequence):
@@ -175,22 +147,66 @@ def open_source(name: str, count: int, size: int | None, each: int) -> Sequence[
     return First(sources.open_source(name), count)
 
 
-def generate(out: Path, samples: Sequence[Sample], *, workers: int, size: int, settings: dict) -> dict[str, int]:
-    """All shards that are not there yet. Raises DataError where `out` holds shards of other settings."""
-    out.mkdir(parents=True, exist_ok=True)
-    record = out / "settings.json"
-    text = json.dumps({**settings, "shard": size}, indent=1)
-    if record.exists() and record.read_text() != text:
+def generate(
+    out: Path, samples: Sequence[Sample], *, workers: int, size: int, settings: dict, ray: bool = False
+) -> dict[str, int]:
+    """All shards that are not there yet. Raises DataError where `out` holds shards of other settings, or cannot be written."""
+    record, own = out / "settings.json", {**settings, "shard": size, "samples": len(samples)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{out} cannot be used: {error}. Choose another --out, or remove it.") from error
+    if any(held.get(key, value) != value for key, value in own.items()):
         raise DataError(f"{out} holds trajectories made with other settings (settings.json): choose another --out.")
-    record.write_text(text)
+    write_file(record, json.dumps(own, indent=1).encode())
     numbers = [n for n in range(-(-len(samples) // size)) if not (out / f"train-{n:05d}.parquet").exists()]
     work = functools.partial(make_shard, samples=samples, out=out, size=size, **settings)
     total: dict[str, int] = {}
-    # spawn, not fork: a child of a process that has started OpenCV's or torch's threads can hang
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        for counts in tqdm(pool.imap_unordered(work, numbers), total=len(numbers), unit="shard"):
-            total = {key: total.get(key, 0) + value for key, value in counts.items()}
+    make = _with_ray if ray else _with_processes
+    for counts in tqdm(make(work, numbers, workers), total=len(numbers), unit="shard"):
+        total = {key: total.get(key, 0) + value for key, value in counts.items()}
+    for half in out.glob(".train-*.tmp"):  # of processes that were killed
+        half.unlink(missing_ok=True)
     return total
+
+
+def _with_processes(
+    work: Callable[[int], dict[str, int]], numbers: Sequence[int], workers: int
+) -> Iterator[dict[str, int]]:
+    """The counts of each shard, from as many processes as asked for; a single one is this process."""
+    workers = min(workers, len(numbers))
+    if workers <= 1:
+        yield from map(work, numbers)
+        return
+    # spawn, not fork: a child of a process that has started OpenCV's or torch's threads can hang
+    with multiprocessing.get_context("spawn").Pool(workers, _begin, (work,)) as pool:
+        yield from pool.imap_unordered(_go_on, numbers)
+
+
+def _begin(work: Callable[[int], dict[str, int]]) -> None:
+    """In each process, once: what it does for every shard, on one thread (the processes share the cores out)."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, with a neural segmenter
+    _process["work"] = work
+
+
+def _go_on(number: int) -> dict[str, int]:
+    return _process["work"](number)
+
+
+def _with_ray(work: Callable[[int], dict[str, int]], numbers: Sequence[int], _: int) -> Iterator[dict[str, int]]:
+    """The same under Ray Data, on all machines of a cluster that share the folder `--out`. Raises MissingDependencyError."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("--ray needs Ray Data: pip install 'ray[data]==2.60.0'") from error
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    if numbers:
+        tasks = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers))
+        yield from tasks.map(lambda row: work(row["number"])).iter_rows()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -210,6 +226,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--decisions", action="store_true", help="single decisions on made masks, without a segmenter")
     parser.add_argument("--shard", type=int, default=500, help="samples a file")
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--ray", action="store_true", help="with Ray Data, on all machines of its cluster")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     shares = np.array(args.initial) / sum(args.initial)
@@ -219,7 +236,13 @@ def main(argv: list[str] | None = None) -> None:
         "decisions": args.decisions,
     }  # fmt: skip
     samples = open_source(args.source, args.samples, args.size, args.each)
-    counts = generate(args.out, samples, workers=args.workers, size=args.shard, settings=settings)
+    counts = generate(args.out, samples, workers=args.workers, size=args.shard, settings=settings, ray=args.ray)
+    if counts and not counts["trajectories"]:
+        raise DataError(
+            f"Not one of the samples of {args.source} gave a trajectory ("
+            + ", ".join(f"{value} {key}" for key, value in counts.items() if value)
+            + "): see the warnings above, or lower --gain."
+        )
     print(f"{args.out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 

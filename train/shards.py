@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def write_shard(rows: list[dict[str, Any]], file: Path) -> None:
 
     columns = features()
     table = Dataset.from_list(rows, features=columns).data.table if rows else columns.arrow_schema.empty_table()
-    temporary = file.with_name(f".{file.stem}.tmp")
+    temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp")  # two processes may make one shard
     try:
         parquet.write_table(table, temporary)
         temporary.rename(file)
