@@ -54,11 +54,13 @@ def endpoints(models: Models) -> None:
     """What programs call by name, as the methods of SegAgent; their inputs are checked as those of the page are."""
     with gr.Row(visible=False):
         image, mask = gr.File(label="image"), gr.File(label="mask")
-        expression, steps = gr.Textbox(label="expression"), gr.Number(7, label="steps", precision=0)
+        expression = gr.Textbox(label="expression")
+        steps = gr.Number(7, label="steps", precision=0)
+        candidates = gr.Number(1, label="candidates", precision=0)
         answer, iou, button = gr.JSON(label="result"), gr.Number(label="predicted_iou"), gr.Button()
     calls = Endpoints(models)
     for call, inputs, output in (
-        (calls.segment, [image, expression, steps], answer),
+        (calls.segment, [image, expression, steps, candidates], answer),
         (calls.refine, [image, expression, mask, steps], answer),
         (calls.score, [image, expression, mask], iou),
     ):
@@ -66,14 +68,14 @@ def endpoints(models: Models) -> None:
 
 
 def look() -> dict[str, Any]:
-    """What launch() needs for the page to look as it should: system fonts, so that no font is fetched."""
+    """What launch() needs for the page to be as it should: system fonts, so that none is fetched, and the MCP tools."""
     theme = gr.themes.Default(primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_hover_dark="*primary_800",
     )
-    return {"theme": theme, "css": CSS, "footer_links": []}
+    return {"theme": theme, "css": CSS, "footer_links": [], "mcp_server": True, "state_session_capacity": 400}
 
 
 def main() -> None:

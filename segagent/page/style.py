@@ -80,9 +80,9 @@ body:has(#sign input[value=box]:checked) .fit { touch-action: none; }
 .view { display: flex; flex-wrap: wrap; gap: 4px 6px; align-items: center; margin-top: 6px; font-size: .8rem; color: var(--quiet); }
 .view button, .scrub button { border: 1px solid var(--border-color-primary); border-radius: 7px; min-width: 32px; height: 28px; padding: 0 8px;
   background: var(--background-fill-secondary); color: var(--body-text-color); font-size: .8rem; cursor: pointer; }
-.view label { display: flex; align-items: center; gap: 5px; margin-left: 10px; }
+.view label { display: flex; align-items: center; gap: 5px; margin-left: 6px; }
 .view label[hidden] { display: none; }
-.view input[type=range] { width: 90px; }
+.view input[type=range] { width: 74px; }
 .view input, .scrub input { accent-color: var(--color-accent); }
 .things { display: flex; flex-wrap: wrap; gap: 6px; }
 .thing { display: inline-flex; align-items: center; gap: 6px; height: 32px; padding: 0 10px; border: 1px solid var(--border-color-primary);
@@ -91,7 +91,7 @@ body:has(#sign input[value=box]:checked) .fit { touch-action: none; }
 .thing i { width: 14px; height: 14px; border-radius: 50%; flex: none; }
 .thing.current { border: 2px solid var(--color-accent); cursor: default; }
 .thing.more { border-style: dashed; }
-.thing input[type=text] { width: 120px; border: 0; background: none; color: inherit; font-size: .85rem; padding: 0; }
+.thing input[type=text] { field-sizing: content; min-width: 60px; max-width: 190px; border: 0; background: none; color: inherit; font-size: .85rem; padding: 0; }
 .thing input[type=text]::placeholder { color: var(--body-text-color); }
 .thing input[type=color] { width: 18px; height: 18px; padding: 0; border: 0; background: none; flex: none; cursor: pointer; }
 .thing.current button { border: 0; background: none; color: inherit; cursor: pointer; font-size: 1rem; padding: 0 2px; }
