@@ -100,9 +100,10 @@ def _overlap_arrays(a: np.ndarray, b: np.ndarray, ignore: np.ndarray | None = No
     pixels_a = pixels_b = differing = 0
     for start in range(0, flat_a.size, _BLOCK):
         x, y = flat_a[start : start + _BLOCK], flat_b[start : start + _BLOCK]
-        pixels_a += cv2.countNonZero(x)
-        pixels_b += cv2.countNonZero(y)
+        # Bytes of 0 and 1, whose sum is the quickest way to count them; both blocks are fetched from memory at once.
         differing += int(cv2.norm(x, y, cv2.NORM_L1))
+        pixels_a += int(cv2.norm(x, cv2.NORM_L1))
+        pixels_b += int(cv2.norm(y, cv2.NORM_L1))
     return Overlap((pixels_a + pixels_b - differing) // 2, pixels_a, pixels_b)
 
 
