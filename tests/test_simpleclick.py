@@ -425,6 +425,95 @@ def test_the_flip_makes_it_symmetric(model):
     np.testing.assert_allclose(plain_state.memory.probabilities, mirrored.memory.probabilities[:, ::-1], atol=1e-5)
 
 
+def full_frame(model, image, clicks, size) -> list[tuple[torch.Tensor, tuple[int, int, int, int]]]:
+    """The released evaluation as it is described, all of it at the image's resolution: [(probabilities (H, W), crop)]."""
+    height, width = image.shape[:2]
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    probabilities, crop, found = torch.zeros(1, 1, height, width), None, []
+    for count in range(1, len(clicks) + 1):
+        mask = (probabilities > 0.49)[0, 0].clone()
+        wanted = (0, 0, width - 1, height - 1)
+        if mask.any():
+            for click in clicks[:count]:
+                if click.positive:
+                    mask[click.y, click.x] = True
+            spans = []
+            for line, length in ((mask.any(0), width), (mask.any(1), height)):
+                first, last = line.nonzero()[0].item(), line.nonzero()[-1].item()
+                half = max(1.4 * (last - first + 1), 200) / 2
+                spans.append(
+                    (max(0, round((first + last) / 2 - half)), min(length - 1, round((first + last) / 2 + half)))
+                )
+            wanted = (spans[0][0], spans[1][0], spans[0][1], spans[1][1])
+        if crop is None or not _holds(crop, clicks[:count]) or _shared(crop, wanted) < 0.5:
+            crop = wanted
+        x0, y0, x1, y1 = crop
+        seen = torch.cat([pixels, probabilities], 1)[..., y0 : y1 + 1, x0 : x1 + 1]
+        seen = F.interpolate(seen, (size, size), mode="bilinear", align_corners=True)
+        points = torch.full((2, 2 * count, 3), -1.0)
+        taken = {True: 0, False: count}
+        for order, click in enumerate(clicks[:count]):
+            x, y = size * (click.x - x0) / (x1 - x0 + 1), size * (click.y - y0) / (y1 - y0 + 1)
+            points[0, taken[click.positive]] = torch.tensor([y, x, order])
+            points[1, taken[click.positive]] = torch.tensor([y, size - x - 1, order])
+            taken[click.positive] += 1
+        seen = torch.cat([seen, seen.flip(3)])
+        logits = model(seen[:, :3], points, seen[:, 3:])
+        part = ((logits[:1] + logits[1:].flip(3)) / 2).sigmoid()
+        probabilities = torch.zeros(1, 1, height, width)
+        probabilities[..., y0 : y1 + 1, x0 : x1 + 1] = F.interpolate(
+            part, (y1 - y0 + 1, x1 - x0 + 1), mode="bilinear", align_corners=True
+        )
+        found.append((probabilities[0, 0], crop))
+    return found
+
+
+def _holds(crop, clicks) -> bool:
+    return all(crop[0] <= c.x < crop[2] and crop[1] <= c.y < crop[3] for c in clicks if c.positive)
+
+
+def _shared(a, b) -> float:
+    shared = 1.0
+    for i in (0, 1):
+        inside = max(0, min(a[i + 2], b[i + 2]) - max(a[i], b[i]) + 1)
+        shared *= inside / (max(a[i + 2], b[i + 2]) - min(a[i], b[i]) + 1)
+    return shared
+
+
+class Spots(torch.nn.Module):
+    """In place of the network: bright where positive clicks are and the previous mask was, with the image as noise."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.config = SimpleClickConfig(image_size=size)
+
+    def embed_image(self, pixels):
+        return pixels
+
+    def forward(self, pixels=None, points=None, previous=None, image_embeddings=None):
+        pixels = image_embeddings if pixels is None else pixels
+        maps = SimpleClickModel.click_maps(self, points, tuple(pixels.shape[-2:]))
+        near = F.avg_pool2d(maps[:, :1] - maps[:, 1:], 41, 1, 20) * 60
+        leaning = torch.linspace(0, 1, pixels.shape[-1])  # not the same when mirrored
+        return near + 3 * previous + pixels.mean(1, keepdim=True) + leaning - 3
+
+
+@torch.inference_mode()
+def test_clicks_equal_the_released_evaluation():
+    image, clicks = picture(500, 700), [Click(300, 200), Click(340, 260), Click(310, 190, False), Click(660, 30)]
+    network = Spots(112)
+    environment, state = Environment(SimpleClickSegmenter(network)), start(image)
+    crops = set()
+    for click, (probabilities, crop) in zip(clicks, full_frame(network, image, clicks, 112), strict=True):
+        state = environment.step(state, click)
+        assert state.memory.crop == crop
+        crops.add(crop)
+        sure = (probabilities - 0.49).abs() > 1e-4
+        np.testing.assert_array_equal(state.mask[sure], (probabilities > 0.49)[sure].numpy())
+        assert state.mask.any()
+    assert len(crops) > 2
+
+
 def test_zooms_in_on_the_mask_and_keeps_the_crop(segmenter):
     image = picture(600, 900)
     mask = np.zeros((600, 900), bool)
@@ -454,7 +543,7 @@ def test_the_last_probabilities_are_found_again_in_another_crop(segmenter):
     np.testing.assert_allclose(same, values, atol=1e-5)
     wide = segmenter._previous(state, Click(9, 9), (0, 0, 399, 399))
     columns, rows = np.linspace(0, 399, 224), np.linspace(0, 399, 224)
-    inside = (rows >= 50) & (rows <= 249)
+    inside = (rows > 49) & (rows < 250)
     assert not wide[~inside].any()
     within = (columns >= 100) & (columns <= 299)
     np.testing.assert_allclose(wide[100][within], (columns[within] - 100) / 199, atol=1e-5)

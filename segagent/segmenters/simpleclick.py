@@ -129,10 +129,11 @@ class SimpleClickSegmenter:
             mirrored = points.clone()
             mirrored[..., 1] = torch.where(points[..., 2] < 0, -1, self.size - 1 - points[..., 1])
             points, previous = torch.cat([points, mirrored]), torch.cat([previous, previous.flip(-1)])
-        probabilities = self.model(points=points, previous=previous, image_embeddings=patches).sigmoid()[:, 0]
-        if self.flip:
-            plain, flipped = probabilities.chunk(2)
-            probabilities = (plain + flipped.flip(-1)) / 2
+        logits = self.model(points=points, previous=previous, image_embeddings=patches)[:, 0]
+        if self.flip:  # the mean is of the logits
+            plain, flipped = logits.chunk(2)
+            logits = (plain + flipped.flip(-1)) / 2
+        probabilities = logits.sigmoid()
         return [
             Prediction(_paste(p, crop, embedding.image.shape[:2]), Memory(p.cpu().numpy().copy(), crop))
             for p, crop in zip(probabilities, crops, strict=True)
@@ -166,7 +167,8 @@ class SimpleClickSegmenter:
         points = np.full((len(clicks), 2, most, 3), -1, dtype=np.float32)
         for row, crop, out in zip(clicks, crops, points, strict=True):
             x0, y0, x1, y1 = crop
-            scale_x, scale_y = ((self.size - 1) / max(length, 1) for length in (x1 - x0, y1 - y0))
+            # Not the scale of the pixels, (S - 1) / (length - 1), but what the released models are used with.
+            scale_x, scale_y = self.size / (x1 - x0 + 1), self.size / (y1 - y0 + 1)
             taken = [0, 0]
             for order, click in enumerate(row):
                 kind = 0 if click.positive else 1
@@ -175,7 +177,8 @@ class SimpleClickSegmenter:
         return points.reshape(len(clicks), 2 * most, 3)
 
     def _previous(self, state: State, action: Click | Box, crop: Crop) -> np.ndarray:
-        """(S, S) float32: the last probabilities in the crop, or the mask's 0 and 1 where no network made it."""
+        """(S, S) float32: the last probabilities in the crop, by way of the image's pixels, as the released models are used;
+        or the mask's 0 and 1 where no network made it."""
         rows, columns = self._positions(crop)
         if isinstance(action, Box):
             x0, y0, x1, y1 = _box_pixels(action, state.size)
@@ -184,15 +187,9 @@ class SimpleClickSegmenter:
         if not isinstance(state.memory, Memory):
             return _sample(state.mask, rows, columns)
         probabilities, (x0, y0, x1, y1) = state.memory
-        height, width = probabilities.shape
-        values = _sample(
-            probabilities,
-            ((rows - y0) * ((height - 1) / max(y1 - y0, 1))).clip(0, height - 1),
-            ((columns - x0) * ((width - 1) / max(x1 - x0, 1))).clip(0, width - 1),
-        )
-        values[(rows < y0) | (rows > y1)] = 0
-        values[:, (columns < x0) | (columns > x1)] = 0
-        return values
+        whole = np.pad(_enlarged(torch.from_numpy(probabilities), (y1 - y0 + 1, x1 - x0 + 1)).numpy(), 1)  # 0 outside
+        ends = np.array(whole.shape) - 1
+        return _sample(whole, (rows - y0 + 1).clip(0, ends[0]), (columns - x0 + 1).clip(0, ends[1]))
 
 
 def _as_click(action: Click | Box, size: tuple[int, int]) -> Click:
@@ -241,11 +238,15 @@ def _sample(array: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     return line(top) * (1 - down) + line(bottom) * down
 
 
+def _enlarged(probabilities: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """(S, S) → `shape`, the outer pixels on the outer pixels."""
+    return functional.interpolate(probabilities[None, None], shape, mode="bilinear", align_corners=True)[0, 0]
+
+
 def _paste(probabilities: torch.Tensor, crop: Crop, size: tuple[int, int]) -> np.ndarray:
     """Probabilities (S, S) of a crop → mask (H, W) bool at the image's resolution, False outside the crop."""
     x0, y0, x1, y1 = crop
-    shape = (y1 - y0 + 1, x1 - x0 + 1)
-    enlarged = functional.interpolate(probabilities[None, None], shape, mode="bilinear", align_corners=True)[0, 0]
+    enlarged = _enlarged(probabilities, (y1 - y0 + 1, x1 - x0 + 1))
     mask = np.zeros(size, bool)
     mask[y0 : y1 + 1, x0 : x1 + 1] = (enlarged > THRESHOLD).cpu().numpy()
     return mask
