@@ -27,6 +27,8 @@ from segagent.rollout import rollout, rollout_many
 from segagent.search import GreedySearch
 from segagent.types import Sample, State
 
+WIDE = 32  # tokens in a row: more are a prompt
+
 
 class Meter:
     """Where the time of a model and a segmenter goes, and what is done in it: taken by hooks, so the code measured is the real one."""
@@ -54,7 +56,7 @@ class Meter:
         self._began.append(time.process_time())
 
     def _leave(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        name = "prefill" if self._vision else "decode"
+        name = "prefill" if kwargs["input_ids"].shape[1] > WIDE else "decode"
         self.seconds[name] += time.process_time() - self._began.pop() - self._vision
         self.counts[f"{name} passes"] += 1
         self.counts[f"{name} tokens"] += kwargs["input_ids"].numel()
