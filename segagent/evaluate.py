@@ -175,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         candidates=args.candidates,
         strategy=args.strategy,
         judge=args.judge,
+        iou_reading=args.iou_reading,
         out=args.out,
     )
     asked = [f"table {n}" for n in args.table] + [f"figure {n}" for n in args.figure]
@@ -253,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("own", "truth"),
         help="truth: the true IoU in place of the predicted one, a perfect PRM",
     )
+    parser.add_argument("--iou-reading", choices=("greedy", "expected"), help="instead of the checkpoint's")
     parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step (16)")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the model and one thread (1)")
     parser.add_argument("--convention", default="plain", help="of cIoU and gIoU; see metrics.RESMetrics")

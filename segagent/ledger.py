@@ -40,6 +40,15 @@ def fingerprint(checkpoint: str | None, revision: str | None = None) -> str:
     return f"{checkpoint or 'segagent-nano (embedded)'} {digest.hexdigest()}"
 
 
+def code_of(*parts: str) -> str:
+    """A hash of the Python files of parts of this package: what they did is not what they do after a change."""
+    digest = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        for file in sorted((Path(__file__).parent / part).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def machine() -> str:
     """What a report says of where it was made."""
     return f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}"

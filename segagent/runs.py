@@ -8,7 +8,7 @@ from typing import Any
 from segagent.clickers import INSISTED, BlindPolicy
 from segagent.environment import Environment
 from segagent.errors import DataError
-from segagent.ledger import fingerprint
+from segagent.ledger import code_of, fingerprint
 from segagent.masks import to_rle
 from segagent.policy import Policy
 from segagent.search.tree import Tree
@@ -40,7 +40,8 @@ class Setup:
     def key(self, data: str, batch: int) -> dict[str, Any]:
         """What tells its runs from others, the number of steps left out."""
         who = self.policy if self.policy in BASELINES else fingerprint(self.policy)
-        return {**asdict(self), "policy": who, "data": data, "batch": batch, "steps": None}
+        code = code_of("segmenters", *(["search"] if self.candidates > 1 else []))
+        return {**asdict(self), "policy": who, "data": data, "batch": batch, "steps": None, "code": code}
 
     def build(self) -> tuple[Policy | str, Environment]:
         """("simulated" or a policy, the environment it acts in). Raises SegAgentError."""

@@ -69,9 +69,12 @@ def bars(
 ) -> np.ndarray:
     """(h, w, 3) uint8: for each group a bar of each series, its value above it; None leaves a gap."""
     values = [v for row in series.values() for v in row if v is not None] or [0.0]
-    axes = Axes(title, min(0.0, *values), max(0.0, *values) * 1.08, label)
+    low, high = min(0.0, *values), max(0.0, *values)
+    margin = 0.06 * (high - low)
+    axes = Axes(title, low - margin * (low < 0), high + margin, label)
     room = (axes.right - axes.left) / max(1, len(groups))
     width = min(120.0, room * 0.8 / max(1, len(series)))
+    font = ImageFont.load_default(max(12, min(24, round(width / 2.6))))
     for place, (name, row) in enumerate(series.items()):
         color = COLORS[place % len(COLORS)]
         if len(series) > 1:
@@ -82,7 +85,8 @@ def bars(
             x = axes.left + room * (i + 0.5) + width * (place - len(series) / 2)
             top, base = sorted((axes.y(value), axes.y(0)))
             axes.draw.rectangle([x + 3, top, x + width - 3, base], fill=color)
-            axes.draw.text((x + width / 2, top - 16), f"{value:.{digits}f}", fill=INK, font=axes.small, anchor="mm")
+            y, anchor = (top - 6, "mb") if value >= 0 else (base + 6, "mt")
+            axes.draw.text((x + width / 2, y), f"{value:.{digits}f}", fill=INK, font=font, anchor=anchor)
     for i, name in enumerate(groups):
         for row, line in enumerate(_wrapped(axes, name, room - 10)[:2]):
             axes.below(axes.left + room * (i + 0.5), line, row)

@@ -102,10 +102,12 @@ class Study:
     candidates: int = 1
     strategy: str = "greedy"
     judge: str = "own"
+    iou_reading: str | None = None
     out: Path | None = None
 
     def setup(self, policy: str | None, **changes: Any) -> Setup:
-        return replace(Setup(policy, self.segmenter, self.steps, seed=self.seed), **changes)
+        reading = None if policy in BASELINES else self.iou_reading
+        return replace(Setup(policy, self.segmenter, self.steps, iou_reading=reading, seed=self.seed), **changes)
 
     def search(self, policy: str | None, candidates: int) -> Setup:
         """The setup of a search, or, with one candidate, of the policy alone."""
@@ -145,6 +147,7 @@ class Study:
             "steps": self.steps,
             "convention": self.convention,
             "segmenter": self.segmenter or "the checkpoint's",
+            **({"iou_reading": self.iou_reading} if self.iou_reading else {}),
             "seed": self.seed,
             "machine": machine(),
             "date": date.today().isoformat(),
