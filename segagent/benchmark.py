@@ -192,12 +192,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(table(reports))
     if options.out:
-        _write(Path(options.out), reports, sets, options.worst)
+        write(Path(options.out), reports, sets, options.worst)
     return 0
 
 
-def _write(folder: Path, reports: Sequence[Report], sets: dict[str, Sequence[Sample]], count: int) -> None:
-    """table.md, results.json, curves.png and worst/*.jpg."""
+def write(folder: Path, reports: Sequence[Report], sets: dict[str, Sequence[Sample]], count: int = 8) -> None:
+    """table.md, results.json, curves.png and the `count` worst cases of each report as worst/*.jpg; `sets` are the
+    samples of each report's data."""
     (folder / "worst").mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table(reports) + "\n", encoding="utf-8")
     (folder / "results.json").write_text(json.dumps([r.to_dict() for r in reports]), encoding="utf-8")

@@ -1,8 +1,11 @@
-"""The classical segmenter against plain GrabCut: `python -m tests.benchmarks.grabcut`.
+"""The embedded segmenter against plain GrabCut, and against others: `python -m tests.benchmarks.grabcut`.
+
+    python -m tests.benchmarks.grabcut --scenes 0 --also clicknet:runs/clicknet --out report
 
 Simulated clicks, at most 20, on the photographs of ../shared/data (folders may be named as arguments, others are skipped
-where absent) and on 40 scenes of HRES-Synth. Milliseconds are of the processor and of the segmenter alone, the encoding
-of a picture told apart.
+where absent) and on 40 scenes of HRES-Synth. ≥20 is how many objects took the limit or more. Milliseconds are of the
+processor and of the segmenter alone, the encoding of a picture told apart. `--out` gets what segagent.benchmark
+writes: its table, curves and worst cases.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segagent.benchmark import AFTER, THRESHOLDS, benchmark
+from segagent.benchmark import AFTER, THRESHOLDS, Report, benchmark, write
 from segagent.data import hres_synth
 from segagent.data.objects import read_objects
+from segagent.segmenters import load_segmenter
 from segagent.segmenters.base import EmbeddingCache, Prediction
-from segagent.segmenters.grabcut import GrabCutSegmenter
-from segagent.types import Box, Click, Sample, State
+from segagent.types import Box, Click, State
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -90,13 +93,14 @@ class Timed:
         return predictions
 
 
-def row(segmenter: Any, name: str, samples: Sequence[Sample]) -> str:
-    timed = Timed(segmenter)
-    summary = benchmark(timed, samples, name=name).summary()
+def row(timed: Timed, report: Report) -> str:
+    summary = report.summary()
     noc = " / ".join(f"{summary[f'noc{t * 100:.0f}']:.2f}" for t in THRESHOLDS)
+    failed = " / ".join(str(summary[f"at_limit{t * 100:.0f}"]) for t in THRESHOLDS)
     after = " / ".join(f"{summary[f'iou{k}']:.3f}" for k in AFTER)
     click, picture = timed.click_seconds / timed.clicks * 1e3, timed.picture_seconds / timed.pictures * 1e3
-    return f"| {segmenter.reference} | {name} | {summary['objects']} | {noc} | {after} | {click:.1f} | {picture:.1f} |"
+    start = f"| {report.segmenter} | {report.data} | {summary['objects']} | {noc} | {failed} | {after}"
+    return f"{start} | {click:.1f} | {picture:.1f} |"
 
 
 def main() -> None:
@@ -104,16 +108,30 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", default=["grabcut", "davis_stills"], help="of ../shared/data")
     parser.add_argument("--every", type=int, default=1, help="take every n-th picture of a folder")
     parser.add_argument("--scenes", type=int, default=40, help="of HRES-Synth")
+    parser.add_argument(
+        "--also", nargs="*", default=[], metavar="SEGMENTER", help="others, as load_segmenter takes them"
+    )
+    parser.add_argument("--no-plain", action="store_true", help="leave plain GrabCut out")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write tables, curves and worst cases")
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    print("| segmenter | data | objects | NoC@80 / 85 / 90 | IoU@1 / 5 / 10 / 20 | ms a click | ms a picture |")
-    print("|---" * 7 + "|")
     sets = {name: read_objects(DATA / name)[:: options.every] for name in options.folders if (DATA / name).is_dir()}
     if options.scenes:
         sets["HRES-Synth"] = hres_synth("test", count=options.scenes)
+    segmenters = [] if options.no_plain else [PlainGrabCut()]
+    segmenters += [load_segmenter(name) for name in ("grabcut", *options.also)]
+    print(
+        "| segmenter | data | objects | NoC@80 / 85 / 90 | ≥20@80 / 85 / 90 | IoU@1 / 5 / 10 / 20 | ms a click | ms a picture |"
+    )
+    print("|---" * 8 + "|")
+    reports = []
     for name, samples in sets.items():
-        for segmenter in (PlainGrabCut(), GrabCutSegmenter()):
-            print(row(segmenter, name, samples), flush=True)
+        for segmenter in segmenters:
+            timed = Timed(segmenter)
+            reports.append(benchmark(timed, samples, name=name))
+            print(row(timed, reports[-1]), flush=True)
+    if options.out:
+        write(options.out, reports, sets)
 
 
 if __name__ == "__main__":
