@@ -31,6 +31,7 @@ from segagent.errors import CheckpointError, SegAgentError
 from segagent.export import png, trajectory_to_json, write_file
 from segagent.grammar import Grammar, check_expression
 from segagent.images import load_image, load_mask
+from segagent.judges import SecondOpinion
 from segagent.masks import overlay, to_polygons, to_rle
 from segagent.policy import Observation, Policy, ScriptedPolicy
 from segagent.rollout import collect, rollout
@@ -167,6 +168,13 @@ class SegAgent:
             trust_remote_code=trust_remote_code,
         )
         return cls(policy, segmenter, config)
+
+    def second_opinion(self, judge: Policy, combine: str = "mean") -> SegAgent:
+        """An agent whose predicted IoUs are those of its policy and of `judge` combined (see judges.COMBINE).
+
+        `judge` is any policy that reads masks, e.g. `verifier.Verifier.from_pretrained(…)`. Raises SegAgentError.
+        """
+        return type(self)(SecondOpinion(self.policy, judge, combine), self.segmenter, self.config)
 
     def save_pretrained(self, folder: str | os.PathLike[str], max_shard_size: str = "5GB") -> None:
         """Writes the whole checkpoint, weights in files of at most `max_shard_size`. Raises CheckpointError.

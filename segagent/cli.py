@@ -115,6 +115,10 @@ def add_model(command: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--device", metavar="NAME", help="e.g. cpu or cuda")
     model.add_argument("--dtype", metavar="NAME", help="e.g. float32 or bfloat16")
+    model.add_argument(
+        "--verifier", metavar="FOLDER|OWNER/NAME", help="a vision-language model for a second opinion on each mask"
+    )
+    model.add_argument("--combine", metavar="HOW", default="mean", help="the two opinions: mean, min, product or other")
     model.add_argument("--local-files-only", action="store_true", help="never ask the Hub")
 
 
@@ -227,13 +231,21 @@ def load_agent(options: argparse.Namespace) -> SegAgent:
     """The agent of add_model's options. Raises SegAgentError."""
     from segagent.agent import SegAgent
 
-    return SegAgent.from_pretrained(
+    agent = SegAgent.from_pretrained(
         options.checkpoint,
         segmenter=options.segmenter,
         device=options.device,
         dtype=options.dtype,
         revision=options.revision,
         local_files_only=options.local_files_only,
+    )
+    if options.verifier is None:
+        return agent
+    from segagent.verifier import Verifier
+
+    where = {"dtype": options.dtype or "auto", "local_files_only": options.local_files_only}
+    return agent.second_opinion(
+        Verifier.from_pretrained(options.verifier, device=options.device, **where), options.combine
     )
 
 
