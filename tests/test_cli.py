@@ -126,6 +126,20 @@ def test_score(folder, capsys):
     assert json.loads(capsys.readouterr().out) == {"predicted_iou": 0.1}
 
 
+def test_a_second_opinion(folder, capsys, tmp_path):
+    import tiny_models
+
+    vlm = tiny_models.save(*tiny_models.fastvlm(size=32), tmp_path / "vlm")
+    scores = {}
+    for how in ("mean", "other"):
+        assert run("score", "photo.png", "the left", "start.png", "--verifier", vlm, "--combine", how, "--json") == 0
+        scores[how] = json.loads(capsys.readouterr().out)["predicted_iou"]
+    assert scores["mean"] == pytest.approx((0.1 + scores["other"]) / 2)
+    options = ["score", "photo.png", "the left", "start.png", "--verifier"]
+    assert "folder" in refused(capsys, "nowhere", *options, "./nowhere")
+    refused(capsys, "mean, min, product, other", *options, vlm, "--combine", "most")
+
+
 def test_own_clicks(folder, capsys):
     arguments = ["--positive", "20,1", "--negative", "30.5,2", "--steps", 2, "--json"]
     assert run("segment", "photo.png", "the left", *arguments) == 0
