@@ -131,7 +131,7 @@ class FilterTab:
         yield {self.note: film.note("Reading and scoring …"), self.gallery: "", self.result: None}
         with tempfile.TemporaryDirectory() as folder:
             unpack(archive, Path(folder) / "images")
-            coco = read(CocoFile, annotations)
+            coco = read(lambda path: CocoFile(Path(path)), annotations)
             if len(coco) > MOST_ANNOTATIONS:
                 raise DataError(
                     f"The file has {len(coco)} annotations, over {MOST_ANNOTATIONS}: use `python -m segagent filter` for it."
