@@ -22,7 +22,7 @@ from segagent.masks import iou
 from segagent.types import Sample
 from train import generate
 from train.examples import load_trajectories
-from train.simulation import INITIAL, initial_mask, simulate, simulate_many
+from train.simulation import INITIAL, initial_actions, initial_mask, simulate, simulate_many
 
 ROOT = Path(__file__).parents[1]
 RULES = {"steps": 5, "stop": 0.8, "gain": 0.02, "seed": 0}
@@ -94,6 +94,19 @@ def test_samples_of_one_picture_share_calls_and_get_what_they_get_alone():
         if run is not None:
             assert [t.action for t in run] == [t.action for t in alone]
             assert run.ious == alone.ious
+
+
+def test_the_wrong_object_is_one_where_that_is_known():
+    plain = disc_sample("plain", size=(60, 80))
+    other = disc((60, 80), 60, 45, 6)
+    meant = Sample(plain.image, plain.expression, plain.target, plain.id, meta={"others": [plain.target, other]})
+    for seed in range(20):
+        (click,) = initial_actions("beside", meant, np.random.default_rng(seed))
+        assert other[click.y, click.x]
+        (click,) = initial_actions("beside", plain, np.random.default_rng(seed))
+        assert not plain.target[click.y, click.x]
+    with pytest.raises(DataError, match="Unknown initial state"):
+        initial_actions("above", plain, np.random.default_rng(0))
 
 
 def test_neighbours_of_one_picture_are_grouped():

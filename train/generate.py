@@ -4,10 +4,11 @@
 
 Three rules: at most `--steps` actions; stop at an IoU of `--stop`; cut a trajectory before an action that gains less than
 `--gain`. Not all start from the empty mask: some from the segmenter's mask of the target's box, of random points in that
-box, or of a point beside the target, as the paper does for diversity and for refinement. With `--decisions` no segmenter is
-asked at all: one decision of F_sim on a mask that was made wrong, hundreds a second, for where to click first and for the PRM
-(rule three, which needs the segmenter, does not apply to these). Each shard depends on the seed and
-its own number alone, and is written whole or not at all: after an interruption the same command makes the rest.
+box, or of a point on another object (beside the target where no other is known), as the paper does for diversity and for
+refinement. With `--decisions` no segmenter is asked at all: one decision of F_sim on a mask that was made wrong, hundreds a
+second, for where to click first and for the PRM (rule three, which needs the segmenter, does not apply to these). Each shard
+depends on the seed and its own number alone, and is written whole or not at all: after an interruption the same command makes
+the rest. `--ray` makes the shards on all machines of a Ray cluster that share the folder `--out`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,7 +226,11 @@ def whole(trainer: Any, out: Path) -> Any:
         return trainer.accelerator.unwrap_model(trainer.model)
     gathered = out / "gathered"
     trainer.save_model(str(gathered))
-    return load(gathered)[0] if trainer.is_world_process_zero() else None
+    if not trainer.is_world_process_zero():
+        return None
+    model, _ = load(gathered)
+    shutil.rmtree(gathered)
+    return model
 
 
 def save(model: Any, processor: Any, config: AgentConfig, segmenter: Any, out: Path):

@@ -36,9 +36,11 @@ def initial_actions(kind: str, sample: Sample, rng: np.random.Generator) -> list
         count = rng.integers(1, 4)
         xs, ys = rng.integers(x0, x1 + 1, count), rng.integers(y0, y1 + 1, count)
         return [Click(int(x), int(y)) for x, y in zip(xs, ys, strict=True)]
-    outside = np.argwhere(~sample.target)
     if kind != "beside":
         raise DataError(f"Unknown initial state {kind!r}: use one of {', '.join(INITIAL)}.")
+    others = [other & ~sample.target for other in sample.meta.get("others", ())]
+    others = [other for other in others if other.any()]  # a wrong object, where it is known where one is
+    outside = np.argwhere(others[rng.integers(len(others))] if others else ~sample.target)
     if not len(outside):
         return []
     y, x = outside[rng.integers(len(outside))]
