@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "SegAgent": "agent",
-    "Result": "agent",
+    "Result": "result",
     "load_segmenter": "segmenters",
     "Environment": "environment",
     "reward": "environment",
@@ -24,12 +24,13 @@ _WHERE = {
 __all__ = ["__version__", *_WHERE]
 
 if TYPE_CHECKING:
-    from segagent.agent import Result, SegAgent
+    from segagent.agent import SegAgent
     from segagent.annotator import SimulatedAnnotator, next_click
     from segagent.environment import Environment, reward
     from segagent.grammar import Grammar
     from segagent.images import load_image, load_mask
     from segagent.mllm import MLLMPolicy
+    from segagent.result import Result
     from segagent.segmenters import load_segmenter
     from segagent.types import Box, Click, Sample, State, Trajectory, Transition, Undo
 

@@ -26,7 +26,8 @@ from segagent.errors import SegAgentError
 if TYPE_CHECKING:
     import numpy as np
 
-    from segagent.agent import Result, SegAgent
+    from segagent.agent import SegAgent
+    from segagent.result import Result
     from segagent.types import Click, Transition
 
 # Commands with a module of their own, whose main(arguments) is called.
@@ -165,7 +166,8 @@ def _segment(options: argparse.Namespace) -> None:
     outputs = _outputs(options)
     image, expression, mask = _inputs(options)
     agent = load_agent(options)
-    from segagent.agent import Result, RunOptions
+    from segagent.agent import RunOptions
+    from segagent.result import Result
     from segagent.types import Sample, Trajectory
 
     transitions = []
