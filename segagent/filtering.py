@@ -268,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0. Raises SegAgentError."""
     from segagent.cli import Parser, add_model, load_agent
     from segagent.ledger import fingerprint
+    from segagent.runs import recolored
 
     parser = Parser(
         prog="segagent filter", description="Scores the annotations of a COCO file and keeps the good ones."
@@ -280,6 +281,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--expression", default="place", metavar="FIELD",
         help="place (the category, told apart by place; default), category, or a field of the annotations, e.g. caption",
     )  # fmt: skip
+    parser.add_argument(
+        "--iou-reading", choices=("greedy", "expected"), help="of predicted IoUs, instead of the checkpoint's"
+    )
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="annotations read at once (16)")
     parser.add_argument("--strict", action="store_true", help="stop at the first annotation that cannot be scored")
     parser.add_argument("--worst", type=int, default=24, metavar="N", help="how many of the worst to draw (24)")
@@ -290,9 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"There is no file {options.annotations!r}: give a COCO instances file.")
     agent = load_agent(options)
     counts = filter_annotations(
-        agent.policy, options.annotations, options.images, options.out, threshold=options.threshold,
+        recolored(agent.policy, iou_reading=options.iou_reading), options.annotations, options.images, options.out, threshold=options.threshold,
         expression=options.expression, batch=options.batch, strict=options.strict, worst=options.worst,
-        identity=fingerprint(options.checkpoint, options.revision),
+        identity=", ".join([fingerprint(options.checkpoint, options.revision), *filter(None, [options.iou_reading])]),
     )  # fmt: skip
     print(f"{options.out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
     return 0

@@ -31,6 +31,7 @@ from segagent.ledger import Ledger, fingerprint, machine
 from segagent.masks import from_rle, iou, to_rle
 from segagent.policy import Policy
 from segagent.rollout import rollout_many
+from segagent.runs import recolored
 from segagent.segmenters.base import Holding
 from segagent.types import Sample, Trajectory
 
@@ -240,6 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threshold", type=float, metavar="VALUE", help="for masks of grey values: what reaches this is in it"
     )
+    parser.add_argument("--one-object", action="store_true", help="all objects of a mask with a palette are one")
+    parser.add_argument(
+        "--iou-reading", choices=("greedy", "expected"), help="of predicted IoUs, instead of the checkpoint's"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the results go; the same again resumes")
     for name, kind, default, text in (
         ("steps", int, 7, "clicks at most"),
@@ -256,8 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     agent = load_agent(options)
     names = Settings.__dataclass_fields__
     report = refine_all(
-        agent.policy, agent.environment, source, Path(options.out), Settings(**{n: getattr(options, n) for n in names}),
-        identity=f"{fingerprint(options.checkpoint, options.revision)}, {agent.segmenter.reference}",
+        recolored(agent.policy, iou_reading=options.iou_reading), agent.environment, source, Path(options.out), Settings(**{n: getattr(options, n) for n in names}),
+        identity=", ".join(
+            [fingerprint(options.checkpoint, options.revision), agent.segmenter.reference, *filter(None, [options.iou_reading])]
+        ),
     )  # fmt: skip
     print(f"{options.out}: " + ", ".join(f"{value} {key}" for key, value in report["counts"].items()))
     if report["gains"]:
@@ -274,4 +281,6 @@ def _source(options: argparse.Namespace) -> Source:
     if not options.expression:
         raise SegAgentError('--masks needs --expression: what the masks show, e.g. --expression "the {name}".')
     targets = Path(options.targets) if options.targets else None
-    return FolderSource(images, Path(options.masks), options.expression, targets, options.threshold)
+    return FolderSource(
+        images, Path(options.masks), options.expression, targets, options.threshold, not options.one_object
+    )

@@ -97,9 +97,24 @@ def test_each_value_of_a_palette_is_an_object_of_its_own(folder):
     picture = Image.fromarray(values, "P")
     picture.putpalette(list(range(256)) * 3)
     picture.save(folder / "masks/one/a.png")
-    report = refine(folder)
+    report = refine(folder, targets=False)
     assert [line["name"] for line in report["masks"][:2]] == ["one/a.png, object 1", "one/a.png, object 2"]
     assert {p.name for p in (folder / "out/masks/one").iterdir()} == {"a-1.png", "a-2.png", "b.png"}
+
+
+def test_objects_of_a_palette_may_be_one(folder):
+    values = np.zeros(SIZE, np.uint8)
+    values[TARGET], values[0, 0] = 1, 2
+    picture = Image.fromarray(values, "P")
+    picture.putpalette(list(range(256)) * 3)
+    picture.save(folder / "masks/one/a.png")
+    source = FolderSource(folder / "images", folder / "masks", "x", folder / "targets", each=False)
+    assert len(source) == 3
+    assert source.read(0)[1].sum() == TARGET.sum() + 1
+    told = FolderSource(folder / "images", folder / "masks", "x", folder / "targets")
+    with pytest.raises(DataError, match="does not tell objects apart"):
+        told.read(0)
+    assert FolderSource(folder / "images", folder / "masks", "x").read(1)[1].sum() == 1
 
 
 def test_what_cannot_be_used_is_counted_and_costs_nothing_else(folder):

@@ -27,16 +27,24 @@ class FolderSource:
     """Pictures and masks of equal names, in folders of any depth; in a mask with a palette each value is an object, 255 none."""
 
     def __init__(
-        self, images: Path, masks: Path, expression: str, targets: Path | None = None, threshold: float | None = None
+        self,
+        images: Path,
+        masks: Path,
+        expression: str,
+        targets: Path | None = None,
+        threshold: float | None = None,
+        each: bool = True,
     ) -> None:
         """`expression` names the object; "{name}" in it is the name of the mask's folder, or its own where it lies in none.
 
-        `threshold` is for masks of grey values: what reaches it is in the mask. Raises DataError.
+        `threshold` is for masks of grey values: what reaches it is in the mask. With `each` False all objects of a mask
+        with a palette are one. Raises DataError.
         """
         existing_folder(images, "of pictures")
         existing_folder(masks, "of masks")
         self.images, self.masks, self.targets = images, masks, targets and existing_folder(targets, "of targets")
-        self.expression = check_expression(expression)
+        self.expression, self.each = check_expression(expression), each
+        self._listed: dict[Path, dict[str, Path]] = {}  # pictures of a folder, by stem
         self.files: list[tuple[Path, int | None]] = []  # a mask's place in `masks`, and the value of the object in it
         self.faults: dict[str, list[str]] = {}
         for folder in sorted({masks, *(path for path in masks.rglob("*") if path.is_dir())}):
@@ -46,11 +54,12 @@ class FolderSource:
             raise DataError(f"There are no masks in {str(masks)!r}.")
         self.threshold = threshold
         self.key = {"images": str(images.resolve()), "masks": str(masks.resolve()), "expression": self.expression}
-        self.key |= {"targets": targets and str(targets.resolve()), "threshold": threshold}
+        self.key |= {"targets": targets and str(targets.resolve()), "threshold": threshold, "each": each}
 
     def _add(self, path: Path) -> None:
         values = palette_values(self.masks / path)
-        self.files += [(path, None)] if values is None or len(values) < 2 else [(path, value) for value in values]
+        single = values is None or len(values) < 2 or not self.each
+        self.files += [(path, None)] if single else [(path, value) for value in values]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -65,12 +74,20 @@ class FolderSource:
         mask = self._mask(self.masks / path, value, image.shape[:2])
         target = None
         if self.targets is not None:
-            target = self._mask(self._beside(self.targets, path, "target"), value, image.shape[:2])
+            file = self._beside(self.targets, path, "target")
+            if value is not None and palette_values(file) is None:
+                raise DataError(
+                    f"The target {str(file)!r} does not tell objects apart, but the mask does: make them one."
+                )
+            target = self._mask(file, value, image.shape[:2])
         text = self.expression.replace("{name}", path.parent.name.replace("-", " ").replace("_", " ") or path.stem)
         return Sample(image, text, target, self.name(number)), mask
 
     def _beside(self, root: Path, path: Path, what: str) -> Path:
-        found = pictures_in(root / path.parent) if (root / path.parent).is_dir() else {}
+        folder = root / path.parent
+        if folder not in self._listed:
+            self._listed[folder] = pictures_in(folder) if folder.is_dir() else {}
+        found = self._listed[folder]
         if path.stem not in found:
             raise DataError(f"The mask {path.as_posix()!r} has no {what} of its name in {str(root)!r}.")
         return found[path.stem]
