@@ -92,7 +92,7 @@ class MCTS:
     value + exploration · sqrt(ln n_parent / n) is followed to a state not yet expanded. It ends at stops as best-first does.
     """
 
-    exploration: float = 0.2
+    exploration: float = 0.05  # see tests/benchmarks/strategies.py
     name = "mcts"
     returns = True
 
