@@ -86,19 +86,27 @@ def browser():
     playwright.stop()
 
 
+@pytest.fixture(scope="module")
+def context(browser):
+    """One for all tests of a module, so that the page's scripts are fetched once; each test has a tab, and thus a session, of its own."""
+    made = browser.new_context(accept_downloads=True)
+    made.set_default_timeout(90_000)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def page(browser, address, policy):
+def page(context, address, policy):
     """A fresh tab on the page. Afterwards: no outside host was asked, and no script failed."""
     policy.gate.set()
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    context.set_default_timeout(60_000)
     tab, asked, failures = context.new_page(), [], []
+    tab.set_viewport_size({"width": 1280, "height": 900})
     tab.on("request", lambda request: asked.append(request.url))
     tab.on("pageerror", lambda error: failures.append(str(error)))
     tab.goto(address)
     tab.locator("#canvas img").wait_for()
     yield tab
-    context.close()
+    tab.close()
     assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
     assert failures == []
 

@@ -12,6 +12,7 @@ from page_browser import (
     browser,
     check_layout,
     click_picture,
+    context,
     download,
     example_png,
     exported,
@@ -34,7 +35,7 @@ from segagent.export import replay
 from segagent.masks import iou
 
 pytestmark = pytest.mark.browser
-__all__ = ["address", "browser", "page", "policy"]  # fixtures
+__all__ = ["address", "browser", "context", "page", "policy"]  # fixtures
 
 
 def test_the_agent_on_a_photograph_then_undo_redo_rows_and_exports(page):

@@ -15,6 +15,7 @@ from page_browser import (
     browser,
     check_layout,
     click_picture,
+    context,
     download,
     example_png,
     figure,
@@ -34,7 +35,7 @@ from segagent.export import png
 from segagent.masks import to_rle
 
 pytestmark = pytest.mark.browser
-__all__ = ["address", "browser", "page", "policy"]  # fixtures
+__all__ = ["address", "browser", "context", "page", "policy"]  # fixtures
 
 
 def marks(page) -> list[str]:
