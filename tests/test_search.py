@@ -150,6 +150,21 @@ def test_what_a_search_says_it_spent_is_what_it_spent(strategy):
     assert Counter(node.expanded for node in tree)[0] == 1
 
 
+def test_readings_that_are_given_up_are_read_again_when_needed():
+    def search(held):
+        sampler, environment = Sampler(), Environment(BrushSegmenter(radius=1))
+        searching = TreeSearch(sampler, environment, MCTS(0.5), 3, held=held)
+        found = collect(disc_sample(), rollout(environment, searching, disc_sample(), steps=9))
+        return found.transitions[-1].details, sum(map(len, sampler.batches))
+
+    (tree, read), (same, more) = search(100), search(1)
+    assert [(n.action, n.predicted_iou, n.expanded) for n in tree] == [
+        (n.action, n.predicted_iou, n.expanded) for n in same
+    ]
+    assert tree.spent.read == read == len(tree)
+    assert same.spent.read == more > read
+
+
 def test_each_step_keeps_the_candidate_that_looks_best():
     trajectory, tree, _ = run(Sampler(), candidates=5, seed=4)
     for number, step in enumerate(trajectory.steps):

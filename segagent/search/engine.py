@@ -14,6 +14,7 @@ from segagent.search.growth import Growth
 from segagent.search.strategies import CANDIDATES, Plateau, Strategy, check_count, make_strategy
 from segagent.types import State
 
+HELD = 16  # see TreeSearch
 SAMPLING = 1.0  # the temperature of several candidates where none is given: greedy ones would all be one
 
 
@@ -43,12 +44,16 @@ class TreeSearch:
         strategy: str | Strategy = "greedy",
         candidates: int = CANDIDATES,
         plateau: Plateau | None = None,
+        held: int = HELD,
     ) -> None:
-        """`strategy`: a name of STRATEGIES, or one of these with its own settings. Raises SegAgentError."""
+        """`strategy`: a name of STRATEGIES, or one of these with its own settings. `held`: of how many states that may yet be
+        expanded a run keeps the readings, a large model's gigabytes of keys and values; the others are read again if need be.
+        Raises SegAgentError.
+        """
         check_count("candidates", candidates)
         self.policy, self.environment, self.candidates = policy, environment, candidates
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
-        self.plateau = plateau or Plateau()
+        self.plateau, self.held = plateau or Plateau(), held
         self._runs: dict[int, Growth] = {}  # by id of the state where the run stands, which the tree holds
 
     def read(self, observations: Sequence[Observation]) -> list[Reading]:
@@ -56,9 +61,14 @@ class TreeSearch:
         runs = [self._runs.pop(id(o.state), None) for o in observations]
         self._runs = {}  # the runs not asked for have ended
         fresh = [i for i, run in enumerate(runs) if run is None]
-        readings = self.policy.read([observations[i] for i in fresh]) if fresh else []
-        for i, reading in zip(fresh, readings, strict=True):
+        again = [(run, index) for run in runs if run is not None for index in run.unread()]
+        seen = [*(observations[i] for i in fresh), *(run.seen(index) for run, index in again)]
+        readings = self.policy.read(seen) if seen else []
+        for i, reading in zip(fresh, readings, strict=False):
             runs[i] = Growth.begin(observations[i], reading, self.strategy.name)
+        for (run, index), reading in zip(again, readings[len(fresh) :], strict=True):
+            run.readings[index] = reading
+            run.count(read=1)
         return [SearchReading.of(self, run) for run in runs]
 
     def _step(self, runs: Sequence[Growth], temperature: float, seeds: Sequence[int | None]) -> list[Proposal]:
@@ -124,7 +134,7 @@ class TreeSearch:
     def _go(self, run: Growth, fresh: list[int]) -> Proposal:
         """The run's decision after a step."""
         target, frontier, keep = self.strategy.choose(run, fresh)
-        run.end_step(frontier, keep)
+        run.end_step(frontier, keep, self.held)
         if target is None:
             return self._end(run, "malformed")
         node = run.nodes[target]

@@ -1,4 +1,4 @@
-"""A search tree in the making: what `Tree` shows, plus the readings of those states that may still be expanded."""
+"""A search tree in the making: what `Tree` shows, plus readings of states that may still be expanded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Growth:
     observation: Observation  # the root's
     strategy: str
     nodes: list[Node] = field(default_factory=list)
-    readings: dict[int, Reading] = field(default_factory=dict)  # of nodes that may still be expanded
+    alive: set[int] = field(default_factory=set)  # nodes that may still be expanded
+    readings: dict[int, Reading] = field(default_factory=dict)  # of the best of these
     walk: list[int] = field(default_factory=lambda: [0])
     frontier: list[int] = field(default_factory=lambda: [0])
     spent: Spent = field(default_factory=Spent)
@@ -113,6 +114,7 @@ class Growth:
                 logprob=proposal.logprob, text=proposal.text, merged=merged,
             )
         )  # fmt: skip
+        self.alive.add(index)
         self.readings[index] = reading
         self.count(read=1, segmented=int(parent is not None), unread=int(predicted is None))
         if predicted is not None:
@@ -131,15 +133,26 @@ class Growth:
         known = [node.predicted_iou for node in self.nodes if node.predicted_iou is not None]
         self.progress.append(max(known, default=0.0))
 
-    def end_step(self, frontier: Sequence[int], keep: Collection[int]) -> None:
-        """`frontier` is expanded next; of the readings only those of `keep` may be needed."""
-        self.frontier = list(frontier)
-        self.readings = {index: reading for index, reading in self.readings.items() if index in keep}
+    def end_step(self, frontier: Sequence[int], keep: Collection[int], held: int) -> None:
+        """`frontier` is expanded next, of the others only `keep` may be later; the best `held` of these keep their readings."""
+        self.frontier, self.alive = list(frontier), set(keep)
+        best = sorted((i for i in self.alive if i in self.readings), key=lambda i: rank(self.nodes[i]), reverse=True)
+        self.readings = {i: self.readings[i] for i in {*frontier, *best[:held]} if i in self.readings}
         self.count(steps=1)
+
+    def unread(self) -> list[int]:
+        """The nodes to expand next whose readings were given up."""
+        return [index for index in self.frontier if index not in self.readings]
+
+    def seen(self, index: int) -> Observation:
+        """What the policy sees of a node."""
+        return replace(self.observation, state=self.nodes[index].state)
 
     def open(self) -> list[int]:
         """The nodes that can still be expanded."""
-        return [index for index in self.readings if self.nodes[index].expanded is None]
+        return sorted(
+            index for index in self.alive if self.nodes[index].expanded is None and not self.nodes[index].stop
+        )
 
     def go(self, target: int) -> tuple[Move, ...]:
         """The way from the cursor to `target`: undos, then known actions. The run stands there now."""

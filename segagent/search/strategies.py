@@ -3,11 +3,11 @@
 | strategy | a step expands | the run goes to | K candidates, T steps cost at most |
 |---|---|---|---|
 | greedy | the state it stands at | its best candidate, even if that reads worse | T·K masks, 1 + T·K readings |
-| beam | the B best states of the last step | the best of all their candidates | T·B·K masks, 1 + T·B·K readings |
+| beam | the B best states of the last step | the best of all their candidates | (1 + (T - 1)·B)·K masks, as many readings + 1 |
 | best-first | the state it stands at | the best state not yet expanded, wherever it is | as greedy |
 | mcts | the state it stands at | a state not yet expanded, by UCT; at the end the best of all | as greedy |
 
-So at equal budgets a beam of width B is given T / B steps. Going back is an Undo, going on to a known state is free.
+The first step of a beam expands one state, so at equal budgets one of width B is given 1 + (T - 1) / B steps. Going back is an Undo, going on to a known state is free.
 """
 
 from __future__ import annotations

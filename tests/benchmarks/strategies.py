@@ -2,7 +2,7 @@
 
 A world without models: targets of three discs, a brush as segmenter, a policy that clicks into the error half of the time and
 anywhere else otherwise, and a PRM that is the true IoU plus noise (the same for the same mask). Each run may expand T states
-of K candidates; a beam's steps are T divided by its width. Mean true IoU of the state of highest predicted IoU, in percent.
+of K candidates, a beam of width B thus 1 + (T - 1) / B steps. Mean true IoU of the state of highest predicted IoU, in percent.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     samples = [scattered(i) for i in range(args.samples)]
     rows: list[tuple[str, Strategy, int]] = [("greedy", Greedy(), args.steps)]
-    rows += [(f"beam, width {b}", Beam(b), args.steps // b) for b in (2, 3)]
+    rows += [(f"beam, width {b}", Beam(b), 1 + (args.steps - 1) // b) for b in (2, 3)]
     rows += [("best-first", BestFirst(), args.steps)]
     rows += [(f"mcts, exploration {c}", MCTS(c), args.steps) for c in (0.0, 0.05, 0.2, 0.5)]
     print(f"| K = {args.candidates}, T = {args.steps} | " + " | ".join(f"noise {n}" for n in args.noise) + " |")
