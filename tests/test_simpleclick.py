@@ -84,7 +84,7 @@ def released(
     }
 
 
-def plain(weights, heads, pixels, points, previous, upsample=1, radius=5.0) -> torch.Tensor:
+def plain(weights, heads, pixels, points, previous, upsample=1, radius=5.0, grid=None) -> torch.Tensor:
     """The network as its description reads, window by window and head by head, on released keys."""
 
     def conv(x, name, stride=1):
@@ -127,7 +127,7 @@ def plain(weights, heads, pixels, points, previous, upsample=1, radius=5.0) -> t
     x = x + conv(maps, "patch_embed_coords.proj", patch)
     positions = weights["backbone.pos_embed"][0, 1:].T
     side = math.isqrt(positions.shape[1])
-    positions = positions.reshape(1, -1, side, side)
+    positions = positions.reshape(1, -1, *(grid or (side, side)))
     if positions.shape[-2:] != x.shape[-2:]:
         positions = F.interpolate(positions, x.shape[-2:], mode="bicubic", align_corners=False)
     x = x + positions
@@ -240,6 +240,23 @@ def test_equals_the_plain_recomputation(case, tmp_path):
     assert (found - expected).abs().max() < 1e-5
     halves = model(points=points, previous=previous, image_embeddings=model.embed_image(pixels))
     assert torch.equal(found, halves)
+
+
+@pytest.mark.parametrize("grid", [(14, 28), (28, 7)])
+@torch.inference_mode()
+def test_trained_on_oblong_pictures_as_its_config_tells(grid, tmp_path):
+    weights = released(depth=8)
+    generator = torch.Generator().manual_seed(2)
+    weights["backbone.pos_embed"] = torch.randn(1, math.prod(grid) + 1, 32, generator=generator)
+    config = {"params": {"backbone_params": {"value": {"img_size": tuple(16 * n for n in grid), "num_heads": 4}}}}
+    model = SimpleClickModel.from_pretrained(save(tmp_path, weights, config=config))
+    assert model.config.image_size == [16 * n for n in grid]
+    for shape in ((224, 448), (224, 224)):  # one of them with its position embeddings resized
+        pixels, points, previous = inputs(*shape)
+        expected = plain(weights, 4, pixels, points, previous, grid=grid)
+        assert (model(pixels, points, previous) - expected).abs().max() < 1e-5
+    segmenter = SimpleClickSegmenter.from_pretrained(save(tmp_path, weights, config=config))
+    assert segmenter.size == 16 * max(grid)
 
 
 def test_sizes_that_cannot_be_cut_into_windows_attend_globally(tmp_path):

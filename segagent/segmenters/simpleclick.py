@@ -61,7 +61,7 @@ class SimpleClickSegmenter:
         """`size` is the side of the network's input in px, a multiple of its patch. All three are by default what the model's
         config says: the size of its training, with zoom and flip."""
         self.reference = reference
-        self.size = size or model.config.input_size or model.config.image_size
+        self.size = size or model.config.input_size or int(np.max(model.config.image_size))
         if self.size % model.config.patch_size:
             raise SegmenterError(
                 f"The input size {self.size} is no multiple of the model's patch, {model.config.patch_size} px."

@@ -35,7 +35,7 @@ class SimpleClickConfig(PreTrainedConfig):
     intermediate_size: int = 3072
     qkv_bias: bool = True
     patch_size: int = 16
-    image_size: int = 448  # px, square, of the position embeddings
+    image_size: int | list[int] = 448  # px of the position embeddings: of both sides, or height and width
     previous_mask: bool = True
     click_radius: float = 5.0  # px of the network's input
     pyramid_inner: tuple[int, ...] | list[int] = (384, 192, 384, 1536)  # two widths inside 1/4, one in 1/8, one in 1/32
@@ -130,10 +130,11 @@ class SimpleClickModel(PreTrainedModel):
 
     def __init__(self, config: SimpleClickConfig) -> None:
         super().__init__(config)
-        width, patch, grid = config.hidden_size, config.patch_size, config.image_size // config.patch_size
+        width, patch, sides = config.hidden_size, config.patch_size, config.image_size
+        grid = [n // patch for n in ([sides, sides] if isinstance(sides, int) else sides)]
         self.image_embedding = nn.Conv2d(3, width, patch, stride=patch)
         self.map_embedding = nn.Conv2d(2 + config.previous_mask, width, patch, stride=patch)
-        self.position_embedding = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.position_embedding = nn.Parameter(torch.zeros(1, width, *grid))
         self.blocks = nn.ModuleList([_Block(config) for _ in range(config.num_hidden_layers)])
         quarter, half, eighth, last = config.pyramid_inner
         sizes = config.pyramid_sizes

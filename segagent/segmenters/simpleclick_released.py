@@ -47,7 +47,11 @@ def read_released(path: str, num_attention_heads: int | None = None) -> tuple[di
     if not isinstance(weights, dict) or "patch_embed_coords.proj.weight" not in weights:
         raise CheckpointError(f"{path} holds no SimpleClick model: give one of its released .pth files.")
     with not_released(path):
-        settings = _sizes(weights) | _saved(held.get("config") or {})
+        settings, saved = _sizes(weights), _saved(held.get("config") or {})
+        rows, columns = (side // settings["patch_size"] for side in saved.pop("image_size", (0, 0)))
+        if rows * columns == weights["backbone.pos_embed"].shape[1] - 1:
+            settings["image_size"] = [rows * settings["patch_size"], columns * settings["patch_size"]]
+        settings |= saved
         width = settings["hidden_size"]
         guess = _HEADS.get(width, width // 64 if width >= 192 else 4)
         settings["num_attention_heads"] = num_attention_heads or settings.get("num_attention_heads") or guess
@@ -76,7 +80,7 @@ def _sizes(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
         "intermediate_size": weights["backbone.blocks.0.mlp.fc1.weight"].shape[0],
         "qkv_bias": "backbone.blocks.0.attn.qkv.bias" in weights,
         "patch_size": patch,
-        "image_size": math.isqrt(weights["backbone.pos_embed"].shape[1] - 1) * patch,
+        "image_size": [math.isqrt(weights["backbone.pos_embed"].shape[1] - 1) * patch] * 2,
         "previous_mask": weights["patch_embed_coords.proj.weight"].shape[1] == 3,
         "pyramid_inner": [weights[f"neck.{name}.weight"].shape[0] for name in inner],
         "pyramid_sizes": [weights[f"neck.{name}.weight"].shape[0] for name in outer],
@@ -89,8 +93,10 @@ def _saved(config: dict[str, Any]) -> dict[str, Any]:
     """What only the file's own config tells, where it has one: {"params": {name: {"value": …}}}, or plainly {name: …}."""
     entries = config.get("params", config).items()
     values = {name: entry.get("value", entry) if isinstance(entry, dict) else entry for name, entry in entries}
+    backbone = values.get("backbone_params") or values
     saved = {
-        "num_attention_heads": (values.get("backbone_params") or values).get("num_heads"),
+        "num_attention_heads": backbone.get("num_heads"),
+        "image_size": backbone.get("img_size"),
         "click_radius": values.get("norm_radius"),
     }
     if values.get("norm_mean_std"):
@@ -100,8 +106,8 @@ def _saved(config: dict[str, Any]) -> dict[str, Any]:
 
 def _convert(weights: dict[str, torch.Tensor], settings: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Released keys → those of SimpleClickModel."""
-    grid = settings["image_size"] // settings["patch_size"]
-    positions = weights["backbone.pos_embed"][:, 1:].transpose(1, 2).unflatten(2, (grid, grid))
+    grid = [side // settings["patch_size"] for side in settings["image_size"]]
+    positions = weights["backbone.pos_embed"][:, 1:].transpose(1, 2).unflatten(2, grid)
     converted = {"position_embedding": positions.contiguous()}
     idle = tuple(f"head.up_conv{n}." for n in (1, 2) if settings["upsample"] < 2**n)
     for key, value in weights.items():
