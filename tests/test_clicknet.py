@@ -176,8 +176,8 @@ def test_training_learns_saves_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(clicknet, "HELD_OUT", 4)
     monkeypatch.setattr(clicknet, "ClickNetConfig", lambda: ClickNetConfig(image_size=32, widths=(4, 8, 8, 8)))
     arguments = ["--out", str(tmp_path), "--scenes", "4", "--batch", "4", "--workers", "0"]
-    clicknet.main([*arguments, "--minutes", "0.03"])
-    clicknet.main([*arguments, "--minutes", "0.05"])
+    clicknet.main([*arguments, "--minutes", "0.01"])
+    clicknet.main([*arguments, "--minutes", "0.02"])
     first, second = (json.loads(line) for line in (tmp_path / "clicknet.jsonl").read_text().splitlines())
     assert second["steps"] > first["steps"]
     assert second["seconds"] >= first["seconds"]
