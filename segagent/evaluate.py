@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +24,14 @@ import numpy as np
 from tqdm import tqdm
 
 from segagent.clickers import BlindPolicy
+from segagent.data.sources import open_source
 from segagent.environment import Environment
 from segagent.errors import DataError, SegAgentError
+from segagent.export import png, write_file
 from segagent.metrics import RESMetrics, calibration, noc
 from segagent.players import play
 from segagent.policy import Policy
-from segagent.runs import BASELINES, Run, Setup, first_click_hits
+from segagent.runs import BASELINES, Run, Setup, first_click_hits, said
 from segagent.search import STRATEGIES
 from segagent.types import Sample, Trajectory
 
@@ -85,7 +88,7 @@ class Report:
         if run.has_target:
             self.hits.append(run.hit)
             self.runs.append(run.ious[1:])
-        self.read += [(p, true) for p, true in zip(run.predicted, run.ious, strict=True) if p is not None]
+        self.read += [(p, true) for p, true in zip(run.predicted, run.ious, strict=True) if said(p)]
         self.ends[run.end] = self.ends.get(run.end, 0) + 1
 
     def compute(self, limit: int) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
             _percent(f["last"]["ciou"]),
             *("–" if f[key] is None else f"{f[key]:.2f}" for key in ("noc80", "noc85", "actions")),
             "–" if read is None else f"{read['mae']:.1f}",
-            "–" if read is None or read["pearson"] is None else f"{read['pearson']:.2f}",
+            "–" if read is None or math.isnan(read["pearson"]) else f"{read['pearson']:.2f}",
             *([_percent(f["best"].get(key)) for key in ("n_acc", "t_acc")] if absent else []),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -161,8 +164,10 @@ def _percent(value: float | None) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command; 0. Raises SegAgentError."""
     args = _parser().parse_args(argv)
-    if args.count < 1 or args.steps < 0 or args.batch < 1 or args.workers < 1:
-        raise SegAgentError("--count, --batch and --workers are numbers from 1, --steps one from 0.")
+    if min(args.count, args.batch, args.workers, args.candidates) < 1 or min(args.steps, args.worst) < 0:
+        raise SegAgentError(
+            "--count, --batch, --workers and --candidates are numbers from 1, --steps and --worst from 0."
+        )
     from segagent.tables import Study, make
 
     study = Study(
@@ -186,13 +191,15 @@ def main(argv: list[str] | None = None) -> int:
         if args.out:
             table.write(args.out)
     if not asked:
-        _report(study, args.out)
+        _report(study, args.worst)
     return 0
 
 
-def _report(study: Any, out: Path | None) -> None:
-    """The plain report of each policy on each data set."""
-    reports, texts = [], []
+def _report(study: Any, worst: int) -> None:
+    """The plain report of each policy on each data set, and with study.out its files, pictures of the worst runs among them."""
+    from segagent.tables.pictures import worst as worst_runs
+
+    out, reports, texts = study.out, [], []
     for label, policy in study.policies.items():
         for data in study.data:
             runs = study.runs(study.search(policy, study.candidates), data)
@@ -213,10 +220,16 @@ def _report(study: Any, out: Path | None) -> None:
             texts.append(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n\n" + markdown(figures))
             reports.append({**facts, "figures": figures, "which_skipped": errors})
             print(texts[-1], end="\n\n" if len(study.policies) * len(study.data) > 1 else "\n")
+            if out:
+                out.mkdir(parents=True, exist_ok=True)
+                shown = worst_runs(runs, open_source(data), worst)
+                number = f"-{len(reports)}" if len(reports) > 1 else ""
+                if shown is not None:
+                    write_file(out / f"worst{number}.png", png(shown))
     if out:
-        out.mkdir(parents=True, exist_ok=True)
         (out / "report.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-        text = json.dumps(reports[0] if len(reports) == 1 else reports, indent=1)
+        text = json.dumps(reports[0] if len(reports) == 1 else reports)
+        text = json.dumps(json.loads(text, parse_constant=lambda word: None), indent=1)  # JSON has no NaN
         (out / "report.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -259,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the model and one thread (1)")
     parser.add_argument("--convention", default="plain", help="of cIoU and gIoU; see metrics.RESMetrics")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worst", type=int, default=12, help="how many of the worst runs to draw (12)")
     parser.add_argument("--out", type=Path, help="folder for the reports, and for the runs that they share")
     return parser
 

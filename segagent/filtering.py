@@ -12,7 +12,6 @@ each annotation its id, four integers and its score) and one batch of pictures.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,9 @@ from segagent.data._samples import existing_folder
 from segagent.errors import DataError, SegAgentError
 from segagent.export import png, write_file
 from segagent.ledger import Ledger, machine
+from segagent.masks import box_of
 from segagent.policy import Observation, Policy
+from segagent.runs import recolored, said
 from segagent.types import Sample, State
 
 _NAMED = 20  # sentences of a kind that report.md names; report.json names all
@@ -157,11 +158,11 @@ def predicted_ious(policy: Policy, samples: dict[Any, Sample]) -> dict[Any, floa
     except SegAgentError as error:
         if len(samples) == 1:
             return {key: f"{sample.id}: {error}" for key, sample in samples.items()}
-        return {key: said for k, s in samples.items() for key, said in predicted_ious(policy, {k: s}).items()}
+        return {key: one for k, s in samples.items() for key, one in predicted_ious(policy, {k: s}).items()}
     found: dict[Any, float | str] = {}
     for key, reading in zip(observations, readings, strict=True):
         value = reading.predicted_iou
-        if value is None or math.isnan(value) or not 0 <= value <= 1:
+        if not said(value):
             found[key] = f"{samples[key].id}: the model said no IoU from 0 to 1 ({value})."
         else:
             found[key] = float(value)
@@ -233,9 +234,21 @@ def _sheet(samples: CocoSamples, listed: Sequence[dict[str, Any]]) -> np.ndarray
     tiles = []
     for place, record in enumerate(listed, 1):
         sample = samples.read(record["number"])
-        shown = picture(sample.image, sample.target, longest=TILE)
+        rows, columns = around(sample.target)
+        shown = picture(sample.image[rows, columns], sample.target[rows, columns], longest=TILE)
         tiles.append((shown, f"{place}. {sample.expression}\n{record['score']:.2f}, annotation {record['id']}"))
     return grid([tiles[i : i + 4] for i in range(0, len(tiles), 4)])
+
+
+def around(mask: np.ndarray) -> tuple[slice, slice]:
+    """(rows, columns) of what to show of a picture: a mask with as much beside it as it is large, at least a third of the picture."""
+    x0, y0, x1, y1 = box_of(mask) or (0, 0, mask.shape[1] - 1, mask.shape[0] - 1)
+    parts = []
+    for low, high, whole in ((y0, y1, mask.shape[0]), (x0, x1, mask.shape[1])):
+        length = min(whole, max(3 * (high - low + 1), -(-whole // 3)))
+        start = min(max(0, (low + high + 1 - length) // 2), whole - length)
+        parts.append(slice(start, start + length))
+    return parts[0], parts[1]
 
 
 def _markdown(
@@ -268,7 +281,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0. Raises SegAgentError."""
     from segagent.cli import Parser, add_model, load_agent
     from segagent.ledger import fingerprint
-    from segagent.runs import recolored
 
     parser = Parser(
         prog="segagent filter", description="Scores the annotations of a COCO file and keeps the good ones."

@@ -31,7 +31,7 @@ from segagent.ledger import Ledger, fingerprint, machine
 from segagent.masks import from_rle, iou, to_rle
 from segagent.policy import Policy
 from segagent.rollout import rollout_many
-from segagent.runs import recolored
+from segagent.runs import recolored, said
 from segagent.segmenters.base import Holding
 from segagent.types import Sample, Trajectory
 
@@ -40,8 +40,8 @@ _NAMED = 20  # faults that report.md names; report.json names all
 
 def chosen(predicted: Sequence[float | None], gain: float = 0.0) -> int:
     """The state to return: the given mask, 0, unless another is predicted to be better by more than `gain`."""
-    scored = [(p, i) for i, p in enumerate(predicted) if p is not None and 0 <= p <= 1]
-    if not scored or predicted[0] is None or not 0 <= predicted[0] <= 1:  # nan says nothing
+    scored = [(p, i) for i, p in enumerate(predicted) if said(p)]
+    if not scored or not said(predicted[0]):
         return 0
     best, index = max(scored)
     return index if best > predicted[0] + gain else 0
@@ -204,8 +204,8 @@ def _sheet(source: Source, lines: Sequence[dict[str, Any]], masks: dict[int, Any
     for line in lines:
         sample, given = source.read(line["number"])
         for place, (words, mask) in enumerate((("given", given), ("refined", from_rle(masks[line["number"]])))):
-            said, true = line["predicted"][place], line["iou"]
-            text = f"{words}, predicted {said:.2f}" + (f", IoU {true[place]:.2f}" if true else "")
+            predicted, true = line["predicted"][place], line["iou"]
+            text = f"{words}, predicted {predicted:.2f}" + (f", IoU {true[place]:.2f}" if true else "")
             shown = picture(sample.image, mask, longest=TILE, target=sample.target)
             tiles.append((shown, f"{sample.id}: {sample.expression}\n{text}"))
     return grid([tiles[i : i + 4] for i in range(0, len(tiles), 4)])

@@ -132,8 +132,13 @@ class Run:
 
     def best(self) -> int:
         """The state of the highest predicted IoU, the latest of equals; the last where none was predicted (Algorithm 2)."""
-        scored = [(p, i) for i, p in enumerate(self.predicted) if p is not None]
+        scored = [(p, i) for i, p in enumerate(self.predicted) if said(p)]
         return max(scored)[1] if scored else len(self.masks) - 1
+
+
+def said(predicted_iou: float | None) -> bool:
+    """Whether a model said an IoU: a number from 0 to 1, and not nan."""
+    return predicted_iou is not None and 0 <= predicted_iou <= 1
 
 
 def _ceiling(trajectory: Trajectory) -> dict[str, Any] | None:

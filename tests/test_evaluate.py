@@ -116,6 +116,7 @@ def test_the_best_state_by_prm_and_by_truth():
     run = Run("a", masks=({},) * 4, predicted=(0.1, 0.8, 0.8, None), ious=(0.0, 0.5, 0.9, 0.7))
     assert run.best() == 2
     assert Run("a", masks=({},) * 2, predicted=(None, None)).best() == 1
+    assert Run("a", masks=({},) * 3, predicted=(0.3, math.nan, 1.5)).best() == 0
 
 
 @pytest.fixture
@@ -253,10 +254,13 @@ def test_the_command_writes_a_report(played, tmp_path, capsys):
         assert fact in report
     assert report["figures"]["all"]["best"]["count"] == 4
     assert (out / "report.md").read_text().strip() == printed.strip()
-    assert not math.isnan(report["figures"]["all"]["best"]["ciou"])
+    assert "NaN" not in (out / "report.json").read_text()
+    assert (out / "worst.png").is_file()
 
 
-@pytest.mark.parametrize("bad", [["--count", "0"], ["--steps", "-1"], ["--workers", "0"], ["--batch", "0"]])
+@pytest.mark.parametrize(
+    "bad", [["--count", "0"], ["--steps", "-1"], ["--workers", "0"], ["--batch", "0"], ["--candidates", "0"]]
+)
 def test_bad_numbers_are_refused(bad):
     with pytest.raises(SegAgentError, match="numbers from 1"):
         evaluate.main(bad)

@@ -16,7 +16,7 @@ from segagent.data import _coco_file
 from segagent.data._coco_file import CocoFile
 from segagent.data._coco_samples import CocoSamples, UnusableError
 from segagent.errors import DataError, ExpressionError, SegAgentError
-from segagent.filtering import filter_annotations
+from segagent.filtering import around, filter_annotations
 from segagent.masks import to_polygons, to_rle
 
 SIZE = (40, 60)
@@ -103,6 +103,21 @@ def test_every_encoding_is_scored_and_the_rest_of_the_file_stays_as_it_was(folde
     assert report["ranked"][-1] == [15, 1.0]
     with Image.open(folder / "out/worst.png") as sheet:
         assert min(sheet.size) > 200
+
+
+def test_a_small_mask_is_shown_with_what_is_around_it():
+    for mask in (
+        disc((90, 120), 5, 80, 2),
+        disc((90, 120), 60, 40, 60),
+        np.zeros((90, 120), bool),
+        np.ones((2, 3), bool),
+    ):
+        rows, columns = around(mask)
+        assert mask[rows, columns].sum() == mask.sum()
+        assert 0 <= rows.start < rows.stop <= mask.shape[0]
+        assert 0 <= columns.start < columns.stop <= mask.shape[1]
+    rows, columns = around(disc((90, 120), 5, 80, 2))
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (30, 40)
 
 
 def test_pycocotools_reads_what_is_written(folder):

@@ -15,7 +15,7 @@ from segagent.metrics import RESMetrics
 from segagent.players import Player
 from segagent.policy import Observation, Policy, seed_for
 from segagent.refinement import chosen
-from segagent.runs import BASELINES, Run, recolored
+from segagent.runs import BASELINES, Run, recolored, said
 from segagent.tables import plots
 from segagent.tables.study import Cell, Study, Table, by_truth, last
 from segagent.types import Click, Sample, State
@@ -117,7 +117,7 @@ def table3(study: Study) -> Table:
             if not records:
                 raise DataError(f"No sample of {data} has a target: there is nothing to read.")
             for name, words in READINGS.items():
-                pairs = [(r[name], r["iou"]) for r in records if r.get(name) is not None]
+                pairs = [(r[name], r["iou"]) for r in records if said(r.get(name))]
                 if not pairs:
                     continue
                 figures = calibration(*zip(*pairs, strict=True))
@@ -153,15 +153,15 @@ def _cells(study: Study, figures: dict[str, Any], data: str, policy: str | None)
 def _notes(records: Sequence[dict[str, Any]], data: str) -> list[str]:
     ious = np.array([r["iou"] for r in records])
     constant = 100 * float(np.mean(abs(ious - np.median(ious))))
-    said = [
+    notes = [
         f"{data}: masks of 1 to {POINTS} random points in the target's box, IoU {ious.mean():.2f} ± {ious.std():.2f}; one constant "
         f"for all of them would have an MAE of {constant:.2f}."
     ]
     spread = [(r["spread"], abs(r["sampled"] - r["iou"])) for r in records if r.get("spread") is not None]
     if len(spread) > 1:
         rank = calibration(*zip(*spread, strict=True))["spearman"]
-        said.append(f"The spread of the sampled texts and the error of their mean: Spearman {rank:.2f}.")
-    return said
+        notes.append(f"The spread of the sampled texts and the error of their mean: Spearman {rank:.2f}.")
+    return notes
 
 
 def refinement(study: Study) -> Table:
