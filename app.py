@@ -39,18 +39,18 @@ def build(agent: SegAgent | None = None, segmenter: Segmenter | None = None, mod
                 compare = CompareTab(runs, desk)
                 compare.layout()
             with gr.Tab("Refine a mask", elem_id="refine"):
-                refine = RefineTab(models)
+                refine = RefineTab(runs)
                 refine.layout()
             with gr.Tab("Filter a data set", elem_id="filter"):
-                filtering = FilterTab(models)
+                filtering = FilterTab(runs)
                 filtering.layout()
         for tab in (segment, compare, refine, filtering):
             tab.events()
-        endpoints(models)
+        endpoints(runs)
     return demo
 
 
-def endpoints(models: Models) -> None:
+def endpoints(runs: Runs) -> None:
     """What programs call by name, as the methods of SegAgent; their inputs are checked as those of the page are."""
     with gr.Row(visible=False):
         image, mask = gr.File(label="image"), gr.File(label="mask")
@@ -58,7 +58,7 @@ def endpoints(models: Models) -> None:
         steps = gr.Number(7, label="steps", precision=0)
         candidates = gr.Number(1, label="candidates", precision=0)
         answer, iou, button = gr.JSON(label="result"), gr.Number(label="predicted_iou"), gr.Button()
-    calls = Endpoints(models)
+    calls = Endpoints(runs)
     for call, inputs, output in (
         (calls.segment, [image, expression, steps, candidates], answer),
         (calls.refine, [image, expression, mask, steps], answer),
@@ -75,7 +75,7 @@ def look() -> dict[str, Any]:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_hover_dark="*primary_800",
     )
-    return {"theme": theme, "css": CSS, "footer_links": [], "mcp_server": True, "state_session_capacity": 400}
+    return {"theme": theme, "css": CSS, "footer_links": [], "mcp_server": True, "state_session_capacity": 100}
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from segagent import drawing
-from segagent.masks import overlay
+from segagent.examples import example
+from segagent.masks import iou, overlay
 from segagent.types import Box, Click
 
 
@@ -126,3 +127,48 @@ def test_data_urls(channels, kind):
     head, body = drawing.data_url(pixels).split(",")
     assert head == f"data:image/{kind};base64"
     assert Image.open(io.BytesIO(base64.b64decode(body))).size == (6, 4)
+
+
+def filled(path: str, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of a grid of `size` whose centres an SVG path encloses, by the even-odd rule."""
+    inside = np.zeros(size, bool)
+    for part in path.split("M")[1:]:
+        corners = np.array([[float(v) for v in pair.split()] for pair in part.rstrip("Z").split("L")])
+        rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
+        for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            if y0 != y1:
+                crossed = (rows > min(y0, y1)) & (rows < max(y0, y1))
+                inside ^= crossed & (columns > x0 + (rows - y0) * (x1 - x0) / (y1 - y0))
+    return inside
+
+
+@pytest.mark.parametrize("name", ["coffee-cup", "camera-tripod", "coins-coin"])
+def test_an_outline_encloses_the_very_pixels_of_its_mask(name):
+    mask = example(name).load().target.copy()
+    mask[3, 3] = True  # one pixel alone
+    assert (filled(drawing.outline(mask, tolerance=0), mask.shape) == mask).all()
+    rough = filled(drawing.outline(mask.copy()), mask.shape)
+    assert iou(rough, mask) > 0.95
+
+
+def test_an_outline_is_drawn_in_the_grid_of_what_is_shown_and_remembered():
+    mask = np.zeros((300, 200), bool)
+    mask[100:200, 50:150] = True
+    mask.flags.writeable = False
+    small = drawing.outline(mask, 150)
+    assert drawing.grid_size(mask.shape, 150) == (150, 100)
+    assert filled(small, (150, 100)).sum() == 50 * 50
+    assert drawing.outline(mask, 150) is small
+    assert drawing.outline(np.zeros((5, 5), bool)) == ""
+    assert drawing.outline(np.ones((5, 5), bool)).count("M") == 1
+
+
+def test_an_animation_holds_each_frame_and_its_last_one_longer():
+    frames = [np.full((40, 60, 3), shade, np.uint8) for shade in (0, 120, 240)]
+    movie = Image.open(io.BytesIO(drawing.animation(frames, ["a", "b", "c"], 0.5)))
+    assert (movie.n_frames, movie.size) == (3, (60, 68))
+    assert movie.info["duration"] == 500
+    assert np.asarray(movie.convert("RGB"))[20, 30].tolist() == [0, 0, 0]
+    movie.seek(2)
+    assert movie.info["duration"] == 2500
+    assert near(np.asarray(movie.convert("RGB"))[20, 30], (240, 240, 240))

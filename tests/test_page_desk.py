@@ -14,9 +14,10 @@ from fakes import BrushSegmenter, disc_sample, scripted
 
 from segagent.agent import SegAgent
 from segagent.environment import Environment
-from segagent.errors import ActionError, CheckpointError, SegAgentError
+from segagent.errors import ActionError, CheckpointError, ImageError, SegAgentError
 from segagent.page import film, markup
 from segagent.page.desk import MOST_OBJECTS, Board, Desk
+from segagent.page.files import checked
 from segagent.page.models import Models, Shelf, gpu
 from segagent.page.runs import STRATEGIES, Runs
 from segagent.page.session import act, play
@@ -150,7 +151,7 @@ def test_spaces_marks_what_needs_a_gpu_where_that_package_is(monkeypatch):
     marked = []
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=lambda f: marked.append(f) or f))
     Runs(Models())
-    assert [f.__name__ for f in marked] == ["_walk"]
+    assert sorted(f.__name__ for f in marked) == ["_filter", "_refine", "_score", "_segment", "_walk"]
     monkeypatch.setitem(sys.modules, "spaces", None)  # as if not installed
     assert gpu(len) is len
 
@@ -202,6 +203,14 @@ def test_on_a_public_space_only_the_hub_is_looked_into(monkeypatch, name):
     for ask in (Models().agent, Models().environment):
         with pytest.raises(CheckpointError, match="no repository of the Hub"):
             ask(name)
+
+
+def test_pictures_are_smaller_where_many_share_the_memory(monkeypatch):
+    image = np.zeros((2100, 2100, 3), np.uint8)
+    assert checked(image) is image
+    monkeypatch.setenv("SPACE_ID", "someone/segagent")
+    with pytest.raises(ImageError, match="over 4 million"):
+        checked(image)
 
 
 def test_a_model_that_cannot_be_had_is_told_in_one_sentence(monkeypatch):

@@ -7,20 +7,20 @@ from typing import Any
 from segagent.errors import SegAgentError
 from segagent.images import load_image
 from segagent.page.files import checked
-from segagent.page.models import Models
+from segagent.page.runs import Runs
 
 
 class Endpoints:
     """The methods of SegAgent over files, answered in JSON. Raises what SegAgent raises."""
 
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
 
     def segment(self, image: str, expression: str, steps: int = 7, candidates: int = 1) -> dict[str, Any]:
         """Segments the object that a referring expression names in a picture, by clicking as a human annotator does.
 
         Parameters:
-            image: the picture, a PNG, JPEG or WebP of at most 16 megapixels
+            image: the picture, a PNG, JPEG or WebP of at most 4 megapixels (16 where the page is not shared)
             expression: what to segment, in English, such as "the red cup on the left"
             steps: the most clicks, 0 to 50; it stops earlier where it is content
             candidates: 1 for its first thought at each step, more for a search that keeps the best of so many clicks
@@ -31,13 +31,13 @@ class Endpoints:
         pixels = checked(load_image(image))
         options = {"candidates": _at_most(16, candidates, "candidates")} if candidates != 1 else {}
         steps = _at_most(50, steps, "steps")
-        return self._models.agent().segment(pixels, expression, steps=steps, **options).to_json()
+        return self._runs.segment(pixels, expression, steps=steps, **options).to_json()
 
     def refine(self, image: str, expression: str, mask: str, steps: int = 7) -> dict[str, Any]:
         """Corrects a given mask of an object by further clicks; of all masks on the way it returns the one it rates best.
 
         Parameters:
-            image: the picture, a PNG, JPEG or WebP of at most 16 megapixels
+            image: the picture, a PNG, JPEG or WebP of at most 4 megapixels (16 where the page is not shared)
             expression: what the mask should show, in English, such as "the red cup on the left"
             mask: the mask, of the picture's size: a black and white PNG, or a COCO RLE in a .json file
             steps: the most clicks, 0 to 50; it stops earlier where it is content
@@ -45,19 +45,19 @@ class Endpoints:
             mask (COCO RLE), predicted_iou (0 to 1) and trajectory, as segment does
         """
         steps = _at_most(50, steps, "steps")
-        return self._models.agent().refine(checked(load_image(image)), expression, mask, steps=steps).to_json()
+        return self._runs.refine(checked(load_image(image)), expression, mask, steps).to_json()
 
     def score(self, image: str, expression: str, mask: str) -> float:
         """Says how good a mask of an object is, without the true one: annotation filtering, quality control.
 
         Parameters:
-            image: the picture, a PNG, JPEG or WebP of at most 16 megapixels
+            image: the picture, a PNG, JPEG or WebP of at most 4 megapixels (16 where the page is not shared)
             expression: what the mask should show, in English, such as "the red cup on the left"
             mask: the mask, of the picture's size: a black and white PNG, or a COCO RLE in a .json file
         Returns:
             the predicted IoU of the mask with what the expression names, from 0 (wrong) to 1 (exact)
         """
-        return self._models.agent().score(checked(load_image(image)), expression, mask)
+        return self._runs.score(checked(load_image(image)), expression, mask)
 
 
 def _at_most(most: int, value: float, name: str) -> int:

@@ -16,6 +16,7 @@ from segagent.images import load_image
 from segagent.masks import box_of, from_rle, to_polygons, to_rle
 from segagent.page.desk import COLORS, MOST_OBJECTS, Board, Thing
 from segagent.page.markup import done, number
+from segagent.page.models import on_a_space
 from segagent.page.session import Moment, Session
 from segagent.types import Sample, State
 
@@ -28,6 +29,7 @@ EXPORTS = {
     "Session": "session.zip",
 }
 MOST_PIXELS = 16_000_000  # of a picture: every session keeps a mask of its size for every click
+MOST_SHARED = 4_000_000  # of one on a Space, whose memory is shared by many sessions
 FORMAT, VERSION = "segagent-session", 1
 _MOST_BYTES = 300_000_000  # of a session file, unpacked
 
@@ -189,9 +191,10 @@ def _unpacked(data: bytes) -> tuple[Any, dict[str, Any]]:
 
 def checked(image: Any) -> Any:
     """A picture (H, W, 3) that the page can work with. Raises ImageError."""
-    if image.shape[0] * image.shape[1] > MOST_PIXELS:
+    most = MOST_SHARED if on_a_space() else MOST_PIXELS
+    if image.shape[0] * image.shape[1] > most:
         raise ImageError(
-            f"The picture is {image.shape[1]}×{image.shape[0]} px, over {MOST_PIXELS // 10**6} million: scale it down, "
+            f"The picture is {image.shape[1]}×{image.shape[0]} px, over {most // 10**6} million: scale it down, "
             "or use the command line."
         )
     return image

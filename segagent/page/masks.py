@@ -18,13 +18,12 @@ from segagent.data._coco_file import CocoFile
 from segagent.data._coco_samples import CocoSamples
 from segagent.errors import DataError, SegAgentError
 from segagent.export import png
-from segagent.filtering import filter_annotations
 from segagent.images import load_image, load_mask
 from segagent.masks import box_of
 from segagent.page import film, scripts
 from segagent.page.events import PRIVATE, read, saved, told
 from segagent.page.files import checked
-from segagent.page.models import Models
+from segagent.page.runs import Runs
 
 SLOW: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "api", **PRIVATE}
 MOST_ANNOTATIONS = 300  # on the page; the command line takes files larger than memory
@@ -36,8 +35,8 @@ _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 class RefineTab:
     """A picture, words and a mask in; the score of the mask and a better mask out."""
 
-    def __init__(self, models: Models) -> None:
-        self.models = models
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
 
     def fail(self, _: Any, sentence: str) -> dict:
         return {self.note: film.note(sentence, "bad")}
@@ -52,7 +51,7 @@ class RefineTab:
     def on_score(self, image: str | None, expression: str, mask: str | None) -> Iterator[dict]:
         pixels, given = self._given(image, expression, mask)
         yield {self.note: film.note("Looking …")}
-        score = self.models.agent().score(pixels, expression, given)
+        score = self.runs.score(pixels, expression, given)
         words = "keep it" if score >= 0.8 else "look at it again" if score >= 0.5 else "it is probably wrong"
         yield {
             self.before: _shown(pixels, given, f"Your mask: predicted IoU {score:.2f}"),
@@ -65,7 +64,7 @@ class RefineTab:
     def on_refine(self, image: str | None, expression: str, mask: str | None, steps: int) -> Iterator[dict]:
         pixels, given = self._given(image, expression, mask)
         yield {self.note: film.note("Looking …")}
-        result = self.models.agent().refine(pixels, expression, given, steps=int(steps))
+        result = self.runs.refine(pixels, expression, given, int(steps))
         first, now = result.trajectory.predicted_ious[0], result.predicted_iou
         same = bool((result.mask == given).all())
         words = "It finds no better mask than yours." if same else "Repaired: save it if you agree."
@@ -118,8 +117,8 @@ class RefineTab:
 class FilterTab:
     """A COCO file and a ZIP of its pictures in; a gallery, the worst first, and the file without the bad ones out."""
 
-    def __init__(self, models: Models) -> None:
-        self.models = models
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
 
     def fail(self, _: Any, sentence: str) -> dict:
         return {self.note: film.note(sentence, "bad")}
@@ -137,9 +136,7 @@ class FilterTab:
                     f"The file has {len(coco)} annotations, over {MOST_ANNOTATIONS}: use `python -m segagent filter` for it."
                 )
             out = Path(folder) / "out"
-            filter_annotations(
-                self.models.agent().policy, annotations, Path(folder) / "images", out, threshold=threshold, worst=SHOWN
-            )
+            self.runs.filter(Path(annotations), Path(folder) / "images", out, threshold, SHOWN)
             report = json.loads((out / "report.json").read_text(encoding="utf-8"))
             samples = CocoSamples(coco, Path(folder) / "images")
             cards = "".join(_card(samples, record, threshold) for record in report["worst"])
@@ -156,7 +153,7 @@ class FilterTab:
 
     def layout(self) -> None:
         gr.HTML(
-            '<p class="help">Which annotations of a data set are wrong? Each is scored by the model; nothing is kept on the server.</p>'
+            '<p class="help">Which annotations of a data set are wrong? Each is scored by the model; uploads are deleted within the hour.</p>'
         )
         with gr.Row():
             self.annotations = gr.File(label="COCO file", file_types=[".json"], height=150, elem_id="filter-file")
