@@ -113,6 +113,7 @@ class SegAgent:
             max_new_tokens=config.max_new_tokens,
             attempts=config.attempts,
             iou_reading=config.iou_reading,
+            likeliest=config.likeliest,
             device=device,
             dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,
@@ -229,9 +230,8 @@ class SegAgent:
     def _decoding(self) -> dict[str, Any]:
         """The policy's settings that a checkpoint keeps; they, not the config, are what it was trained or made with."""
         settings = self.policy.settings
-        return {
-            name: getattr(settings, name) for name in ("color", "alpha", "max_new_tokens", "attempts", "iou_reading")
-        }
+        names = ("color", "alpha", "max_new_tokens", "attempts", "iou_reading", "likeliest")
+        return {name: getattr(settings, name) for name in names}
 
     def _sample(self, image: Any, expression: str) -> Sample:
         return Sample(load_image(image), check_expression(expression))

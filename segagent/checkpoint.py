@@ -50,6 +50,7 @@ class AgentConfig:
     width: int = 3  # of the strategy "beam"
     patience: int = 0  # a run ends when the best predicted IoU rose by less than `gain` in so many steps; 0: never
     gain: float = 0.01
+    likeliest: bool = False  # whether the first of several candidates is the likeliest answer, the others being sampled
 
     def __post_init__(self) -> None:
         check_run(self)
@@ -57,6 +58,8 @@ class AgentConfig:
             raise CheckpointError(f"The overlay's color is one of {', '.join(OVERLAY_COLORS)}; got {self.color!r}.")
         if not _number(self.alpha) or not 0 < self.alpha <= 1:
             raise CheckpointError(f"The overlay's alpha is over 0 and at most 1; got {self.alpha!r}.")
+        if not isinstance(self.likeliest, bool):
+            raise CheckpointError(f"likeliest is true or false; got {self.likeliest!r}.")
         for name, kind in (("max_new_tokens", int), ("attempts", int), ("iou_reading", str), ("segmenter", str)):
             if type(getattr(self, name)) is not kind or not getattr(self, name):
                 raise CheckpointError(
@@ -102,7 +105,7 @@ class AgentConfig:
 
 
 _SEARCH = ("steps", "candidates", "temperature", "strategy", "width", "patience", "gain")
-_DECODING = ("max_new_tokens", "attempts", "iou_reading")
+_DECODING = ("max_new_tokens", "attempts", "iou_reading", "likeliest")
 
 
 def check_run(config: AgentConfig, seed: int = 0) -> None:

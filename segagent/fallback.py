@@ -45,9 +45,9 @@ class PlainDecoder:
         """Completes each answer from its start. An answer is drawn from its own numbers, or those of the first of its start."""
         groups = defaultdict(list)
         for start, answer in zip(starts, said, strict=True):
-            groups[id(start)].append((start, answer))
-        for group in groups.values():
-            self._generate(group[0][0], [answer for _, answer in group], temperature)
+            groups[id(start), answer.numbers is None].append((start, answer))
+        for (_, greedy), group in groups.items():
+            self._generate(group[0][0], [answer for _, answer in group], 0.0 if greedy else temperature)
 
     def _generate(
         self, start: PlainStart, said: Sequence[Said], temperature: float, count: Callable | None = None, **options: Any

@@ -27,7 +27,8 @@ class Said:
 
     tokens: list[int]  # without the end-of-text token
     logprob: float = 0.0  # natural logarithm, over all tokens and the end-of-text token, at temperature 1
-    numbers: np.ndarray | None = None  # uniform in [0, 1), what sampling is drawn with: one more than the most tokens
+    # Uniform in [0, 1), what sampling is drawn with: one more than the most tokens. None: greedy, at any temperature.
+    numbers: np.ndarray | None = None
     ended: bool = False  # by an end-of-text token
     done: bool = False
     drawn: int = 0
@@ -108,13 +109,14 @@ class Decoder:
         """Chooses the next token of these rows of logits (B, V) and adds it to what they said."""
         logits = logits[[i for i, _ in rows]]
         logprobs = torch.log_softmax(logits, -1)
-        if temperature > 0:
-            cumulative = torch.softmax(logits / temperature, -1).double().cumsum(-1)
-            numbers = torch.tensor([s.numbers[s.drawn] for _, s in rows], dtype=torch.float64, device=logits.device)
-            chosen = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
-            chosen = chosen.clamp_(max=logits.shape[-1] - 1)
-        else:
-            chosen = logits.argmax(-1, keepdim=True)
+        chosen = logits.argmax(-1, keepdim=True)
+        drawn = [place for place, (_, s) in enumerate(rows) if temperature > 0 and s.numbers is not None]
+        if drawn:
+            cumulative = torch.softmax(logits[drawn] / temperature, -1).double().cumsum(-1)
+            said = [rows[place][1] for place in drawn]
+            numbers = torch.tensor([s.numbers[s.drawn] for s in said], dtype=torch.float64, device=logits.device)
+            found = torch.searchsorted(cumulative, numbers[:, None] * cumulative[:, -1:], right=True)
+            chosen[drawn] = found.clamp_(max=logits.shape[-1] - 1)
         for (_, said), token, logprob in zip(
             rows, chosen[:, 0].tolist(), logprobs.gather(-1, chosen)[:, 0].tolist(), strict=True
         ):

@@ -100,6 +100,7 @@ class Settings:
     iou_reading: str = (
         "greedy"  # or "expected": the mean over the IoU's digits (see `digits`) in place of the likeliest ones
     )
+    likeliest: bool = False  # whether the first of several sampled candidates is the likeliest answer instead
     reuse: bool = True  # of keys and values; without it everything runs through model.generate
 
     def __post_init__(self) -> None:
@@ -229,13 +230,16 @@ class MLLMPolicy:
     ) -> list[list[Proposal]]:
         seeds = [np.random.SeedSequence().entropy if seed is None else seed & (2**64 - 1) for seed in seeds]
         pending = [(i, k) for i in range(len(readings)) for k in range(candidates if temperature else 1)]
+        greedy = self.settings.likeliest and candidates > 1  # the first of several, at the first attempt
         found: dict[tuple[int, int], Proposal] = {}
         for attempt in range(self.settings.attempts):
             said = [
                 Said(
                     list(readings[i].said.tokens),
                     readings[i].said.logprob,
-                    np.random.default_rng([seeds[i], attempt, k]).random(self.settings.max_new_tokens + 1),
+                    None
+                    if greedy and k == attempt == 0
+                    else np.random.default_rng([seeds[i], attempt, k]).random(self.settings.max_new_tokens + 1),
                 )
                 for i, k in pending
             ]

@@ -122,6 +122,22 @@ def test_more_candidates_begin_with_the_same_ones():
     assert brief(reading.propose(3, 1.0, seed=1)) == many[: len(brief(reading.propose(3, 1.0, seed=1)))]
 
 
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_likeliest_answer_may_be_the_first_candidate(reuse):
+    asked = {"candidates": 4, "temperature": 1.0, "seeds": [5, 6, 7]}
+    drawn = propose_many(policy(reuse=reuse).read(OBSERVATIONS), **asked)
+    with_it = propose_many(policy(reuse=reuse, likeliest=True).read(OBSERVATIONS), **asked)
+    for reading, row, others in zip(policy(reuse=reuse).read(OBSERVATIONS), with_it, drawn, strict=True):
+        assert row[0].text == reading.propose()[0].text
+        assert row[0].logprob == pytest.approx(reading.propose()[0].logprob, abs=1e-4)
+        if reuse:  # the others are drawn as without it
+            assert {p.text for p in row[1:]} <= {p.text for p in others}
+    alone = propose_many(policy(likeliest=True).read(OBSERVATIONS), 1, 1.0, [5, 6, 7])
+    assert [row[0].text for row in alone] == [
+        row[0].text for row in propose_many(policy().read(OBSERVATIONS), 1, 1.0, [5, 6, 7])
+    ]
+
+
 def test_readings_of_several_reads_and_policies_propose_in_one_batch():
     first, other = policy().read(OBSERVATIONS), policy(alpha=0.25).read(OBSERVATIONS[:2])
     chosen = [first[2], policy().read(OBSERVATIONS[:1])[0], other[1], first[0]]
