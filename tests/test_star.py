@@ -125,7 +125,7 @@ def test_two_rounds_keep_their_data_models_and_reports(base, tmp_path, capsys):
 
 def test_star_without_a_good_run_says_so(base, tmp_path):
     with pytest.raises(DataError, match="kept none of 4 runs"):
-        star.main(command(base, tmp_path, "--method", "star", "--count", "0"))
+        star.main(command(base, tmp_path, "--method", "star", "--count", "0", "--workers", "2"))
 
 
 def test_a_model_that_is_no_sft_policy_is_refused(base, tmp_path):

@@ -130,7 +130,7 @@ def roll_out(folder: Path, samples: Sequence[Sample], *, size: int, workers: int
     total = json.loads(total_file.read_text()) if total_file.exists() else {}
     numbers = [n for n in range(-(-len(samples) // size)) if not (folder / f"train-{n:05d}.parquet").exists()]
     # As many processes as cores, each on one thread, beat one on all: a segmenter and a decoder have little to share out.
-    work = functools.partial(roll_shard, samples=samples, out=folder, size=size, threads=workers > 1, **settings)
+    work = functools.partial(roll_shard, samples=samples, out=folder, size=size, threads=int(workers > 1), **settings)
     with multiprocessing.get_context("spawn").Pool(min(workers, len(numbers)) or 1) as pool:
         for counts in tqdm(pool.imap_unordered(work, numbers), total=len(numbers), unit="shard", desc="roll-out"):
             total = {key: total.get(key, 0) + value for key, value in counts.items()}
