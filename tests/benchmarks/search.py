@@ -3,7 +3,8 @@
 Three ways to the same states, given the same candidates, on one model and one segmenter:
 - search: `GreedySearch`; a step is one batched read, one batched call of the segmenter, one batched decoding of candidates;
 - sequential: one call after another, each on its own, but with the keys and values of a read kept for the candidates;
-- literal: one call after another, 1 + 2K a step, each a `model.generate` (`reuse=False`), as Algorithm 2 is written.
+- stopped: one call after another, 1 + 2K a step, each a `model.generate`; the PRM's are stopped when the IoU is said;
+- literal: the same with nothing but `model.generate` of whole answers, as Algorithm 2 is written.
 
 Seconds are the process's own (all threads), which other work on the machine changes less than the clock's; both are printed.
 """
@@ -108,10 +109,42 @@ class Going:
         return [_Going(reading) for reading in self.policy.read(observations)]
 
 
-def literal(
-    environment: Environment, policy: MLLMPolicy, sample: Sample, given: Sequence[Sequence[Any]], candidates: int
+class Whole:
+    """A policy of whole answers by `model.generate`, of which what is needed is taken."""
+
+    def __init__(self, policy: MLLMPolicy) -> None:
+        self.policy = policy
+
+    def read(self, observations: Sequence[Observation]) -> list[_WholeReading]:
+        return [_WholeReading(self, o, self._said(o, do_sample=False)[0]) for o in observations]
+
+    def _said(self, observation: Observation, **options: Any) -> list[float | None]:
+        """The IoU of each answer that is generated."""
+        policy = self.policy
+        inputs = policy._inputs([policy._prompt(observation.expression)], [policy._picture(observation)])
+        with torch.inference_mode():
+            output = policy.model.generate(**inputs, max_new_tokens=policy.settings.max_new_tokens, **options)
+        said = policy.processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = [policy._parse(text, observation.state.size) for text in said]
+        return [answer and answer.predicted_iou for answer in answers]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WholeReading:
+    policy: Whole
+    observation: Observation
+    predicted_iou: float | None
+
+    def propose(self, candidates: int, temperature: float, seed: int) -> None:
+        self.policy._said(
+            self.observation, do_sample=True, top_k=0, temperature=temperature, num_return_sequences=candidates
+        )
+
+
+def one_by_one(
+    environment: Environment, policy: Any, sample: Sample, given: Sequence[Sequence[Any]], candidates: int
 ) -> list[State]:
-    """Algorithm 2 as it is written, one call after another; of the candidates that it draws, the given ones are used."""
+    """Algorithm 2, one call after another; candidates are drawn, but those that are given are used in their place."""
     observation = Observation(environment.reset(sample), sample.expression, sample.id)
     reading, states = policy.read([observation])[0], []
     for step, actions in enumerate(given):
@@ -177,9 +210,10 @@ def same(a: Sequence[State], b: Sequence[State]) -> bool:
 
 def compare(agent: SegAgent, samples: Sequence[Sample], candidates: int, steps: int) -> None:
     policy, environment = agent.policy, agent.environment
-    plain = MLLMPolicy(policy.model, policy.processor, policy.grammar, reuse=False)
+    stopped = MLLMPolicy(policy.model, policy.processor, policy.grammar, reuse=False)
+    others = {"sequential": policy, "stopped": stopped, "literal": Whole(policy)}
     meter = Meter(policy.model, environment)
-    costs = {name: Cost() for name in ("search", "sequential", "literal", "K = 1")}
+    costs = {name: Cost() for name in ("search", *others, "K = 1")}
     searched(environment, Going(policy), samples[0], candidates, 1)  # encodes, warms up
     identical = Counter()
     for sample in samples:
@@ -187,9 +221,9 @@ def compare(agent: SegAgent, samples: Sequence[Sample], candidates: int, steps: 
         states, given = costs["search"].measure(
             meter, lambda s=sample: searched(environment, Going(policy), s, candidates, steps)
         )
-        for name, other in (("sequential", policy), ("literal", plain)):
+        for name, other in others.items():
             found = costs[name].measure(
-                meter, lambda s=sample, p=other, g=given: literal(environment, p, s, g, candidates)
+                meter, lambda s=sample, p=other, g=given: one_by_one(environment, p, s, g, candidates)
             )
             identical[name] += same(found, states)
         single, _ = costs["K = 1"].measure(meter, lambda s=sample: searched(environment, Going(policy), s, 1, steps))
@@ -197,7 +231,7 @@ def compare(agent: SegAgent, samples: Sequence[Sample], candidates: int, steps: 
             cost.steps += len(single if name == "K = 1" else states)
     for name, cost in costs.items():
         print(cost.line(f"{name}, K = {candidates}" if name != "K = 1" else name))
-    for name in ("sequential", "literal"):
+    for name in others:
         print(
             f"{name} / search: {ratio(costs[name], costs['search'])}; "
             f"identical states in {identical[name]} of {len(samples)} runs"
