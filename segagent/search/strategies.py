@@ -7,7 +7,8 @@
 | best-first | the state it stands at | the best state not yet expanded, wherever it is | as greedy |
 | mcts | the state it stands at | a state not yet expanded, by UCT; at the end the best of all | as greedy |
 
-The first step of a beam expands one state, so at equal budgets one of width B is given 1 + (T - 1) / B steps. Going back is an Undo, going on to a known state is free.
+The first step of a beam expands one state, so at equal budgets one of width B is given 1 + (T - 1) / B steps. Going back
+is an Undo, which like going on to a known state is free.
 """
 
 from __future__ import annotations
