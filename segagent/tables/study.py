@@ -146,12 +146,15 @@ class Study:
             "count": self.count if count is None else count,
             "steps": self.steps,
             "convention": self.convention,
-            "segmenter": self.segmenter or "the checkpoint's",
+            "segmenter": self.segmenter or ", ".join(sorted(self._segmenters())),
             **({"iou_reading": self.iou_reading} if self.iou_reading else {}),
             "seed": self.seed,
             "machine": machine(),
             "date": date.today().isoformat(),
         }
+
+    def _segmenters(self) -> set[str]:
+        return {"grabcut" if p in BASELINES else self.config(p).segmenter for p in self.policies.values()}
 
     def checkpoint(self, policy: str | None) -> str:
         return policy if policy in BASELINES else fingerprint(policy)
