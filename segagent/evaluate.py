@@ -28,6 +28,7 @@ from segagent.data.sources import open_source
 from segagent.environment import Environment
 from segagent.errors import DataError, SegAgentError
 from segagent.export import png, write_file
+from segagent.judges import COMBINE
 from segagent.metrics import RESMetrics, calibration, noc
 from segagent.players import play
 from segagent.policy import Policy
@@ -181,6 +182,8 @@ def main(argv: list[str] | None = None) -> int:
         strategy=args.strategy,
         judge=args.judge,
         iou_reading=args.iou_reading,
+        verifier=args.verifier,
+        combine=args.combine,
         out=args.out,
     )
     asked = [f"table {n}" for n in args.table] + [f"figure {n}" for n in args.figure]
@@ -268,6 +271,8 @@ def _parser() -> argparse.ArgumentParser:
         help="truth: the true IoU in place of the predicted one, a perfect PRM",
     )
     parser.add_argument("--iou-reading", choices=("greedy", "expected"), help="instead of the checkpoint's")
+    parser.add_argument("--verifier", help="a vision-language model for a second opinion on each mask")
+    parser.add_argument("--combine", default="mean", choices=sorted(COMBINE), help="the two opinions (mean)")
     parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step (16)")
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the model and one thread (1)")
     parser.add_argument("--convention", default="plain", help="of cIoU and gIoU; see metrics.RESMetrics")

@@ -280,7 +280,7 @@ def _markdown(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0. Raises SegAgentError."""
     from segagent.cli import Parser, add_model, load_agent
-    from segagent.ledger import fingerprint
+    from segagent.ledger import identity
 
     parser = Parser(
         prog="segagent filter", description="Scores the annotations of a COCO file and keeps the good ones."
@@ -308,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     counts = filter_annotations(
         recolored(agent.policy, iou_reading=options.iou_reading), options.annotations, options.images, options.out, threshold=options.threshold,
         expression=options.expression, batch=options.batch, strict=options.strict, worst=options.worst,
-        identity=", ".join([fingerprint(options.checkpoint, options.revision), *filter(None, [options.iou_reading])]),
+        identity=identity(options),
     )  # fmt: skip
     print(f"{options.out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
     return 0

@@ -6,6 +6,7 @@ interruption: a model's floats may depend on it. The first line of the file hold
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -38,6 +39,16 @@ def fingerprint(checkpoint: str | None, revision: str | None = None) -> str:
             stream.seek(max(size - _END, 0))
             digest.update(repr((str(file.relative_to(folder)), size)).encode() + head + stream.read())
     return f"{checkpoint or 'segagent-nano (embedded)'} {digest.hexdigest()}"
+
+
+def identity(options: argparse.Namespace, *more: str) -> str:
+    """What predicted IoUs on the command line depend on: cli.add_model's options and --iou-reading. Raises CheckpointError."""
+    said = [fingerprint(options.checkpoint, options.revision), *more]
+    if options.iou_reading:
+        said.append(f"{options.iou_reading} IoU")
+    if options.verifier:
+        said.append(f"{options.combine} with {fingerprint(options.verifier)}")
+    return ", ".join(said)
 
 
 def code_of(*parts: str) -> str:

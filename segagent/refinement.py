@@ -27,7 +27,7 @@ from segagent.data.mask_sources import CocoSource, FolderSource
 from segagent.environment import Environment
 from segagent.errors import SegAgentError
 from segagent.export import png, write_file
-from segagent.ledger import Ledger, fingerprint, machine
+from segagent.ledger import Ledger, machine
 from segagent.masks import from_rle, iou, to_rle
 from segagent.policy import Policy
 from segagent.rollout import rollout_many
@@ -227,6 +227,7 @@ def _markdown(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0. Raises SegAgentError."""
     from segagent.cli import Parser, add_model, load_agent
+    from segagent.ledger import identity
 
     parser = Parser(prog="segagent refine", description="Improves the masks of a folder or of a COCO file.")
     parser.add_argument("--images", required=True, metavar="DIR", help="the pictures")
@@ -262,9 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = Settings.__dataclass_fields__
     report = refine_all(
         recolored(agent.policy, iou_reading=options.iou_reading), agent.environment, source, Path(options.out), Settings(**{n: getattr(options, n) for n in names}),
-        identity=", ".join(
-            [fingerprint(options.checkpoint, options.revision), agent.segmenter.reference, *filter(None, [options.iou_reading])]
-        ),
+        identity=identity(options, agent.segmenter.reference),
     )  # fmt: skip
     print(f"{options.out}: " + ", ".join(f"{value} {key}" for key, value in report["counts"].items()))
     if report["gains"]:

@@ -8,6 +8,7 @@ from typing import Any
 from segagent.clickers import INSISTED, BlindPolicy
 from segagent.environment import Environment
 from segagent.errors import DataError
+from segagent.judges import SecondOpinion
 from segagent.ledger import code_of, fingerprint
 from segagent.masks import to_rle
 from segagent.policy import Policy
@@ -31,6 +32,8 @@ class Setup:
     start: str = "empty"  # one of START
     candidates: int = 1  # K; more than one makes it a search
     strategy: str = "greedy"  # of the search; see search.STRATEGIES
+    verifier: str | None = None  # a checkpoint whose second opinion is combined with the policy's predicted IoU
+    combine: str = "mean"  # see judges.COMBINE
     judge: str = "own"  # or "truth": the true IoU in place of the policy's own, a perfect PRM
     color: str | None = None  # of the mask painted on, instead of the checkpoint's
     iou_reading: str | None = None  # instead of the checkpoint's
@@ -41,7 +44,16 @@ class Setup:
         """What tells its runs from others, the number of steps left out."""
         who = self.policy if self.policy in BASELINES else fingerprint(self.policy)
         code = code_of("segmenters", *(["search"] if self.candidates > 1 else []))
-        return {**asdict(self), "policy": who, "data": data, "batch": batch, "steps": None, "code": code}
+        second = self.verifier and fingerprint(self.verifier)
+        return {
+            **asdict(self),
+            "policy": who,
+            "verifier": second,
+            "data": data,
+            "batch": batch,
+            "steps": None,
+            "code": code,
+        }
 
     def build(self) -> tuple[Policy | str, Environment]:
         """("simulated" or a policy, the environment it acts in). Raises SegAgentError."""
@@ -53,11 +65,18 @@ class Setup:
         from segagent.agent import SegAgent
 
         agent = SegAgent.from_pretrained(self.policy, segmenter=self.segmenter)
-        return recolored(agent.policy, color=self.color, iou_reading=self.iou_reading), agent.environment
+        policy = recolored(agent.policy, color=self.color, iou_reading=self.iou_reading)
+        if self.verifier is not None:
+            from segagent.verifier import Verifier
+
+            policy = SecondOpinion(policy, Verifier.from_pretrained(self.verifier), self.combine)
+        return policy, agent.environment
 
 
 def recolored(policy: Policy, **changes: Any) -> Policy:
     """The policy with other settings of mllm.Settings, sharing its model; those that are None stay. Raises SegAgentError."""
+    if isinstance(policy, SecondOpinion):
+        return SecondOpinion(recolored(policy.policy, **changes), policy.judge, policy.combine)
     changes = {name: value for name, value in changes.items() if value is not None}
     if not changes or changes == {name: getattr(policy.settings, name) for name in changes}:
         return policy

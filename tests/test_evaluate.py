@@ -232,6 +232,22 @@ def test_a_search_keeps_its_ceiling(played, monkeypatch):
         assert true >= max(run.ious) - 1e-9
 
 
+def test_a_second_opinion_is_combined_with_the_policys_own(monkeypatch):
+    from segagent import verifier
+    from segagent.agent import SegAgent
+
+    own = SegAgent(FunctionPolicy(lambda observation: (0.2, [None])), BrushSegmenter())
+    other = FunctionPolicy(lambda observation: (0.6, []))
+    monkeypatch.setattr(SegAgent, "from_pretrained", lambda *args, **options: own)
+    monkeypatch.setattr(verifier.Verifier, "from_pretrained", lambda name: other)
+    monkeypatch.setattr(runs, "fingerprint", lambda name, revision=None: f"print of {name}")
+    for combine, predicted in (("mean", 0.4), ("min", 0.2), ("other", 0.6)):
+        setup = Setup(verifier="another", combine=combine)
+        run = runs_of(setup, DATA, count=1)[0]
+        assert run.predicted == (pytest.approx(predicted),)
+        assert setup.key(DATA, 1)["verifier"] == "print of another"
+
+
 def test_processes_give_the_same_runs(tmp_path):
     setup = Setup("simulated", steps=2)
     alone = runs_of(setup, DATA, count=5, batch=2)

@@ -11,6 +11,7 @@ from fakes import disc_sample
 pytest.importorskip("torch")
 import tiny_models
 
+from segagent.judges import SecondOpinion
 from segagent.mllm import MLLMPolicy
 from segagent.policy import Observation
 from segagent.runs import recolored
@@ -56,6 +57,9 @@ def test_a_recolored_policy_shares_the_model(speaker):
     policy = MLLMPolicy(*speaker)
     assert recolored(policy, color=None) is policy
     assert recolored(policy, color="green") is policy
+    with_judge = recolored(SecondOpinion(policy, policy, "min"), iou_reading="expected")
+    assert with_judge.policy.settings.iou_reading == "expected"
+    assert (with_judge.judge, with_judge.combine) == (policy, "min")
     blue = recolored(policy, color="blue", iou_reading="expected")
     assert blue.model is policy.model
     assert blue.settings == replace(policy.settings, color="blue", iou_reading="expected")

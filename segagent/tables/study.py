@@ -103,11 +103,13 @@ class Study:
     strategy: str = "greedy"
     judge: str = "own"
     iou_reading: str | None = None
+    verifier: str | None = None
+    combine: str = "mean"
     out: Path | None = None
 
     def setup(self, policy: str | None, **changes: Any) -> Setup:
-        reading = None if policy in BASELINES else self.iou_reading
-        return replace(Setup(policy, self.segmenter, self.steps, iou_reading=reading, seed=self.seed), **changes)
+        own = {} if policy in BASELINES else {n: getattr(self, n) for n in ("iou_reading", "verifier", "combine")}
+        return replace(Setup(policy, self.segmenter, self.steps, seed=self.seed, **own), **changes)
 
     def search(self, policy: str | None, candidates: int) -> Setup:
         """The setup of a search, or, with one candidate, of the policy alone."""
@@ -148,6 +150,7 @@ class Study:
             "convention": self.convention,
             "segmenter": self.segmenter or ", ".join(sorted(self._segmenters())),
             **({"iou_reading": self.iou_reading} if self.iou_reading else {}),
+            **({"verifier": f"{self.verifier} ({self.combine})"} if self.verifier else {}),
             "seed": self.seed,
             "machine": machine(),
             "date": date.today().isoformat(),
