@@ -107,9 +107,12 @@ class CompareTab:
                         gr.Textbox("", label="Checkpoint", placeholder="segagent-nano (embedded), or owner/name of the Hub",
                                    max_lines=1, elem_id=f"{name}-policy")
                     )  # fmt: skip
+        with gr.Row():
+            self.candidates = gr.Slider(1, 8, 3, step=1, label="Candidates a step (K)", min_width=200)
+            self.steps = gr.Slider(
+                1, 20, 7, step=1, label="Most steps of a run (T)", min_width=200, elem_id="compare-steps"
+            )
         with gr.Row(elem_classes="files"):
-            self.candidates = gr.Slider(1, 8, 3, step=1, label="Candidates a step (K)")
-            self.steps = gr.Slider(1, 20, 7, step=1, label="Most steps of a run (T)", elem_id="compare-steps")
             self.run = gr.Button("Compare", variant="primary", elem_id="compare-run")
             self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="compare-stop")
         self.note = gr.HTML(film.note(""), elem_id="compare-note")

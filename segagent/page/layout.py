@@ -78,7 +78,7 @@ class SegmentLayout:
 
     def _side(self, board: Board) -> None:
         self.status = gr.HTML(markup.status(board.session), elem_id="status")
-        self.log = gr.HTML(markup.log(board.session), js_on_load=scripts.BUTTONS_JS, elem_id="log")
+        self.log = gr.HTML(markup.log(board.session), js_on_load=scripts.LOG_JS, elem_id="log")
         with gr.Accordion("Search and speed", open=False, elem_id="settings"):
             self.strategy = gr.Dropdown(
                 STRATEGIES, value="none", label="How the agent chooses its clicks", elem_id="strategy",

@@ -89,7 +89,7 @@ class RefineTab:
                 height=150,
                 elem_id="refine-mask",
             )
-        with gr.Row(elem_classes="files"):
+        with gr.Row():
             self.expression = gr.Textbox(
                 label="What the mask shows", placeholder="e.g. the red cup", max_lines=1, elem_id="refine-expression"
             )
@@ -160,8 +160,8 @@ class FilterTab:
             self.archive = gr.File(
                 label="ZIP of its pictures", file_types=[".zip"], height=150, elem_id="filter-images"
             )
+        self.threshold = gr.Slider(0, 1, 0.8, step=0.05, label="Keep what reaches this predicted IoU")
         with gr.Row(elem_classes="files"):
-            self.threshold = gr.Slider(0, 1, 0.8, step=0.05, label="Keep what reaches this predicted IoU")
             self.run = gr.Button("Rank", variant="primary", elem_id="filter-run")
             self.save = gr.Button("↓ Filtered COCO file", elem_id="filter-save")
         self.note = gr.HTML(film.note(""), elem_id="filter-note")

@@ -156,8 +156,14 @@ stage.addEventListener('blur', () => stage.classList.remove('aiming'));
 const visible = () => element.offsetParent !== null;
 const press = name => [...document.querySelectorAll(name)].find(node => node.offsetParent && !node.disabled)?.click();
 const sign = name => document.querySelector(`#sign input[value=${name}]`)?.click();
+const save = () => {  // the button may lie in an accordion that is closed, or was never open
+  const button = document.querySelector('#export-mask');
+  if (button) return button.click();
+  press('#save .label-wrap');
+  setTimeout(() => document.querySelector('#export-mask')?.click(), 500);
+};
 const keys = {
-  z: () => press('#undo'), y: () => press('#redo'), r: () => press('#run, #stop'), n: () => press('#step'), e: () => press('#export-mask'),
+  z: () => press('#undo'), y: () => press('#redo'), r: () => press('#run, #stop'), n: () => press('#step'), e: save,
   x: () => sign(document.querySelector('#sign input[value=remove]')?.checked ? 'add' : 'remove'), b: () => sign(boxing() ? 'add' : 'box'),
   '+': views.in, '-': views.out, 0: views.fit,
 };
@@ -238,6 +244,17 @@ element.addEventListener('change', event => {
   if (event.target.dataset.key) trigger('select', {key: event.target.dataset.key, value: event.target.value});
 });
 """
+
+# The same, scrolled to the row that is shown.
+LOG_JS = (
+    BUTTONS_JS
+    + """
+watch('value', () => {
+  const rows = element.querySelector('.steps'), row = element.querySelector('.current');
+  if (row) rows.scrollTop = row.offsetTop - rows.clientHeight / 2;
+});
+"""
+)
 
 DOWNLOAD_JS = """
 file => {

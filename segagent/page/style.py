@@ -91,7 +91,7 @@ body:has(#sign input[value=box]:checked) .fit { touch-action: none; }
 .thing i { width: 14px; height: 14px; border-radius: 50%; flex: none; }
 .thing.current { border: 2px solid var(--color-accent); cursor: default; }
 .thing.more { border-style: dashed; }
-.thing input[type=text] { field-sizing: content; min-width: 60px; max-width: 190px; border: 0; background: none; color: inherit; font-size: .85rem; padding: 0; }
+.thing input[type=text] { field-sizing: content; min-width: 60px; max-width: 190px; text-overflow: ellipsis; border: 0; background: none; color: inherit; font-size: .85rem; padding: 0; }
 .thing input[type=text]::placeholder { color: var(--body-text-color); }
 .thing input[type=color] { width: 18px; height: 18px; padding: 0; border: 0; background: none; flex: none; cursor: pointer; }
 .thing.current button { border: 0; background: none; color: inherit; cursor: pointer; font-size: 1rem; padding: 0 2px; }
@@ -105,7 +105,7 @@ _STEPS = """
 .note { min-height: 1.5em; margin: 8px 2px 0; font-size: .9rem; }
 .note.bad { color: #b91c1c; font-weight: 600; }
 .dark .note.bad { color: #fca5a5; }
-.steps { border: 1px solid var(--border-color-primary); border-radius: 10px; overflow: auto; max-height: 260px; }
+.steps { position: relative; border: 1px solid var(--border-color-primary); border-radius: 10px; overflow: auto; max-height: 260px; }
 .entry { display: grid; grid-template-columns: 1.2rem 1fr 4.2rem 2.4rem; gap: 6px; width: 100%; padding: 4px 10px;
   text-align: left; font-size: .85rem; font-weight: 400; color: var(--body-text-color); background: none; border: 0;
   font-variant-numeric: tabular-nums; }
@@ -167,6 +167,7 @@ _NARROW = """
   .gradio-container .main.app { padding: 8px 10px; }
   .stage { --room: 60vh; }
   #run, #stop { max-width: none; }
+  .figures.four { grid-template-columns: repeat(2, 1fr); }
 }
 """
 

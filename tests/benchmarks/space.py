@@ -64,7 +64,7 @@ def served() -> Iterator[tuple[str, int, float]]:
     try:
         while True:
             try:
-                urllib.request.urlopen(address, timeout=5).read()
+                urllib.request.urlopen(address, timeout=60).read()
                 break
             except OSError:
                 if server.poll() is not None:
@@ -89,7 +89,7 @@ def handlers(client: Client) -> dict[str, int]:
 
 
 def visit(address: str, sample: Sample, file: Path, expected: np.ndarray, best: np.ndarray, steps: int) -> Visit:
-    client = Client(address, verbose=False)
+    client = Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE})
     known = handlers(client)
     client.predict(handle_file(file), fn_index=known["upload"])
     began = time.perf_counter()
