@@ -16,10 +16,10 @@ __all__ = ["EmbeddingCache", "Prediction", "Segmenter", "load_segmenter"]
 # name → module, class, what comes after "name:" (none where the back end has no weights). Imported at their first use.
 _BACK_ENDS = {
     "grabcut": ("grabcut", "GrabCutSegmenter", ""),
-    "clicknet": ("clicknet", "ClickNetSegmenter", "<repository or folder>"),
     "sam": ("sam", "SamSegmenter", "<repository or folder>"),
     "segment-anything": ("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
     "simpleclick": ("simpleclick", "SimpleClickSegmenter", "<file.pth, repository or folder>"),
+    "clicknet": ("clicknet", "ClickNetSegmenter", "<repository or folder>"),
 }
 # model_type of a transformers config.json → the back end that runs it
 _MODEL_TYPES = {
