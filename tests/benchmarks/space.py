@@ -139,7 +139,9 @@ def main() -> None:
             file.write_bytes(png(sample.image))
         visit(address, samples[0], files[0], results[0].mask, results[0].mask, 1)  # the models are loaded from here on
         before = os.getloadavg()[0]
-        print(f"page up after {start:.1f} s, {memory(process)} MB; load of the machine before: {before:.1f}")
+        print(
+            f"page up after {start:.1f} s, {memory(process)} MB; load of the machine before: {before:.1f}", flush=True
+        )
         for number in range(1, arguments.rounds + 1):
             began = time.perf_counter()
             with ThreadPoolExecutor(arguments.sessions) as crowd:
@@ -162,7 +164,8 @@ def main() -> None:
                         ("endpoint", [v.api for v in visits]),
                     )
                 )
-                + f"; {memory(process)} MB"
+                + f"; {memory(process)} MB",
+                flush=True,
             )
 
 
