@@ -163,11 +163,13 @@ def one_by_one(
 def searched(
     environment: Environment, policy: Any, sample: Sample, candidates: int, steps: int
 ) -> tuple[list[State], list[list[Any]]]:
-    """The states of a search, and the distinct candidates of each of its steps."""
+    """The states of a search, and the candidates of each of its steps; one that others came to the same as comes so often."""
     search = GreedySearch(policy, environment, candidates)
     run = [t for t in rollout(environment, search, sample, steps=steps, temperature=1.0) if t.action is not None]
     tree = run[-1].details
-    return [t.next_state for t in run], [[n.action for n in tree.children(i)] for i in tree.walk[: len(run)]]
+    return [t.next_state for t in run], [
+        [node.action for node in tree.children(i) for _ in range(1 + node.merged)] for i in tree.walk[: len(run)]
+    ]
 
 
 @dataclass(slots=True)
