@@ -9,6 +9,7 @@ import resource
 import signal
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny_models
@@ -24,7 +25,7 @@ from segagent.errors import CheckpointError, DataError, MissingDependencyError
 from segagent.rollout import collect, rollout
 from segagent.trajectories import sft_rows, to_row
 from train import sft, tuning
-from train.examples import as_examples, count_skipped, load_trajectories
+from train.examples import alone, as_examples, count_skipped, load_trajectories
 from train.shards import write_shard
 
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
@@ -267,6 +268,16 @@ def test_a_broken_picture_in_the_middle_is_skipped_noted_and_counted(tmp_path, c
     assert all(example["images"][0].size == (64, 48) for example in drawn)
     assert count_skipped(noted) == lost
     assert "of trajectory disc 17, is skipped" in caplog.text
+
+
+def test_processes_that_draw_start_after_opencv_had_threads(data):
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5)  # its pool is there now
+    examples = as_examples(load_trajectories([data]), Grammar(), color="green", alpha=0.5)
+    threads = cv2.getNumThreads()
+    with alone():
+        loader = torch.utils.data.DataLoader(examples, 4, num_workers=1, collate_fn=list, timeout=60)
+        assert sum(len(batch) for batch in loader) == len(examples)
+    assert cv2.getNumThreads() == threads
 
 
 def test_shards_without_a_row_are_passed_over(data, tmp_path):

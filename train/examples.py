@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from segagent.composite import Painter
@@ -132,8 +132,6 @@ class Drawer:
         return {**self.__dict__, "_painter": None}  # it holds a lock
 
     def __call__(self, batch: Mapping[str, list]) -> dict[str, list]:
-        if torch.utils.data.get_worker_info() is not None:
-            cv2.setNumThreads(1)  # a worker is one of several; the cores are the model's
         drawn = [self._next(int(place)) for place in batch["place"]]
         return {key: [example[key] for example in drawn] for key in ("images", "prompt", "completion")}
 
@@ -185,6 +183,20 @@ class Drawer:
         if self.skipped is not None:
             with self.skipped.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"example": number, "trajectory": name, "why": str(error)}) + "\n")
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it OpenCV has no threads of its own, so that processes which draw batches can be forked off.
+
+    A child that inherits OpenCV's pool without the pool's threads waits for them for ever.
+    """
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 class _SizeError(DataError):

@@ -27,7 +27,7 @@ from typing import Any
 from segagent._torchvision import mend
 from segagent.checkpoint import CONFIG, AgentConfig, find_checkpoint, load_its_segmenter, read_config
 from segagent.errors import CheckpointError, DataError, MissingDependencyError
-from train.examples import as_examples, count_skipped, load_trajectories
+from train.examples import alone, as_examples, count_skipped, load_trajectories
 from train.tuning import TUNES, freeze, prepare
 
 __all__ = ["as_examples", "freeze", "load_trajectories", "main", "save"]
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     began = time.monotonic()
     trainer = SFTTrainer(model=model, args=settings, train_dataset=dataset, processing_class=processor)
-    with _told(args.out):
+    with _told(args.out), alone():
         train(trainer, last_checkpoint(args.out))
     skipped = count_skipped(noted)
     if skipped:

@@ -21,7 +21,7 @@ from segagent._torchvision import mend
 from segagent.agent import NANO
 from segagent.grammar import Grammar
 from train import generate, sft
-from train.examples import as_examples, load_trajectories
+from train.examples import alone, as_examples, load_trajectories
 from train.tuning import prepare
 
 WARM = 2  # steps that are not counted
@@ -102,12 +102,13 @@ def main() -> None:
         generate.main(
             ["--out", str(root / "data"), "--decisions", "--samples", str(count), "--size", "168", "--workers", "1"]
         )
-        for repeat in range(args.repeats):
-            trainer = setup(args, root / "data", root / f"out-{repeat}")
-            batches = [b for b, _ in zip(trainer.get_train_dataloader(), range(args.steps + WARM), strict=False)]
-            rates["bare loop"].append(bare(trainer, batches, args))
-            del batches
-            rates["train.sft"].append(ours(setup(args, root / "data", root / f"again-{repeat}"), args))
+        with alone():
+            for repeat in range(args.repeats):
+                trainer = setup(args, root / "data", root / f"out-{repeat}")
+                batches = [b for b, _ in zip(trainer.get_train_dataloader(), range(args.steps + WARM), strict=False)]
+                rates["bare loop"].append(bare(trainer, batches, args))
+                del batches, trainer
+                rates["train.sft"].append(ours(setup(args, root / "data", root / f"again-{repeat}"), args))
     examples = args.batch * args.steps
     best = {name: min(runs) for name, runs in rates.items()}
     for name, (wall, cpu) in best.items():
