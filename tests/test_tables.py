@@ -196,9 +196,15 @@ def test_table_3_reads_masks_of_random_points(asked):
     assert cells["MAE"].value == pytest.approx(0, abs=1e-9)
     assert cells["Pearson"].value == pytest.approx(1)
     assert cells["masks"].value == 8
+    assert cells["AUC of IoU ≥ 0.8"].value in (1.0, None) or np.isnan(cells["AUC of IoU ≥ 0.8"].value)
     assert "random points" in table.notes[0]
     with pytest.raises(SegAgentError, match="baseline"):
         make("table 3", a_study(policies=("simulated",)))
+
+
+def test_separation_counts_pairs_in_the_right_order():
+    assert reward.separation([(0.9, 0.9), (0.2, 0.1), (0.5, 0.85), (0.5, 0.3)], 0.8) == 3.5 / 4
+    assert np.isnan(reward.separation([(0.9, 0.9)], 0.8))
 
 
 def test_random_points_lie_in_the_targets_box_and_come_again():
@@ -241,6 +247,7 @@ def test_refinement_gains_by_kind(asked):
     for _, cells in table.rows:
         assert cells[column("gain") - 1].value >= 0  # a PRM that is right never returns a worse mask
         assert cells[column("worse, %") - 1].value == 0
+        assert cells[column("PRM MAE of the given") - 1].value == 0
         assert cells[column("gain with a perfect PRM") - 1].value >= cells[column("gain") - 1].value - 1e-9
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from segagent.types import Click, Sample, State
 
 POINTS = 3  # at most, in a mask's making
 SAMPLED = 8  # IoU texts a mask
+GOOD = 0.8  # an IoU, of a mask that filtering should keep
 _MAKING = 10_009  # a step's number that no run has, for the seed of the points
 READINGS = {
     "greedy": "the greedy text",
@@ -123,9 +125,11 @@ def table3(study: Study) -> Table:
                 figures = calibration(*zip(*pairs, strict=True))
                 who = f"{label}, {data}: " if len(study.policies) * len(study.data) > 1 else ""
                 panels[f"{who}{name}"] = figures
-                rows.append((f"{who}{words}", _cells(study, figures, data, policy)))
+                facts = (data, len(pairs), study.checkpoint(policy))
+                tells = Cell(separation(pairs, GOOD), *facts, f"AUC of telling IoU ≥ {GOOD} from less", 3)
+                rows.append((f"{who}{words}", (*_cells(figures, facts), tells)))
             notes += _notes(records, data)
-    heads = ("reading", "MAE", "MSE", "Pearson", "Spearman", "ECE", "masks")
+    heads = ("reading", "MAE", "MSE", "Pearson", "Spearman", "ECE", "masks", f"AUC of IoU ≥ {GOOD}")
     plot = plots.reliability("Predicted and true IoU of masks from random points", dict(list(panels.items())[:6]))
     return Table(
         "table-3",
@@ -138,8 +142,17 @@ def table3(study: Study) -> Table:
     )
 
 
-def _cells(study: Study, figures: dict[str, Any], data: str, policy: str | None) -> tuple[Cell, ...]:
-    facts = (data, figures["count"], study.checkpoint(policy))
+def separation(pairs: Sequence[tuple[float, float]], good: float) -> float:
+    """How often a mask of a true IoU ≥ `good` is predicted to be better than one below it (the area under the ROC curve), ties half.
+
+    It is what filtering lives on, whatever its threshold; nan where all masks are of one kind. `pairs`: (predicted, true).
+    """
+    predicted, true = np.array(pairs).T
+    above, below = predicted[true >= good][:, None], predicted[true < good]
+    return float(((above > below) + 0.5 * (above == below)).mean()) if above.size and below.size else math.nan
+
+
+def _cells(figures: dict[str, Any], facts: tuple[str, int, str]) -> tuple[Cell, ...]:
     return (
         Cell(figures["mae"], *facts, "MAE, points of IoU", 2),
         Cell(figures["mse"], *facts, "MSE, squared points", 2),
@@ -184,7 +197,7 @@ def refinement(study: Study) -> Table:
         "gain of the last mask",
         "gain with a perfect PRM",
     )
-    heads = (*heads, "cIoU gain", "worse, %")
+    heads = (*heads, "cIoU gain", "worse, %", "PRM MAE of the given")
     plot = plots.bars(
         "Mean gain of IoU, points", [label for label, _ in rows],
         {"returned": [c[3].value for _, c in rows], "last mask": [c[4].value for _, c in rows],
@@ -203,6 +216,7 @@ def _gains(study: Study, runs: Sequence[Run], data: str, policy: str | None) -> 
     given = np.array([run.ious[0] for run in runs])
     choices: tuple[Callable[[Run], int], ...] = (lambda run: chosen(run.predicted), last, by_truth)
     after = [np.array([run.ious[choose(run)] for run in runs]) for choose in choices]
+    errors = [abs(run.predicted[0] - run.ious[0]) for run in runs if said(run.predicted[0])]
     overall = []
     for choose in (lambda run: 0, choices[0]):
         metrics = RESMetrics(convention=study.convention)
@@ -220,6 +234,7 @@ def _gains(study: Study, runs: Sequence[Run], data: str, policy: str | None) -> 
         ),
         Cell(overall[1] - overall[0], *facts, f"gain of cIoU, points, {study.convention}"),
         Cell(100 * float((after[0] < given - 0.01).mean()), *facts, "returned over 1 point under the given, %"),
+        Cell(100 * float(np.mean(errors)) if errors else None, *facts, "MAE of the given mask's predicted IoU, points"),
     )
 
 
