@@ -27,9 +27,11 @@ from tqdm import tqdm
 from segagent import evaluate
 from segagent.annotator import SimulatedAnnotator
 from segagent.checkpoint import CONFIG
+from segagent.environment import Environment
 from segagent.errors import DataError
 from segagent.policy import Observation
 from segagent.rollout import rollout_many
+from segagent.segmenters.base import Holding
 from segagent.trajectories import to_row
 from segagent.types import Sample, Trajectory, Transition
 from train import sft
@@ -97,9 +99,10 @@ def roll_shard(
     for first in range(0, len(part), batch):
         group = part[first : first + batch]
         runs: list[list[Transition]] = [[] for _ in group]
+        environment = Environment(Holding(agent.segmenter, len(group)))
         # A seed of the round, so that the same sample is sampled anew in the next one.
         for i, transition in rollout_many(
-            agent.environment, agent.policy, group, steps=steps, temperature=temperature, seed=seed + 1000 * round
+            environment, agent.policy, group, steps=steps, temperature=temperature, seed=seed + 1000 * round
         ):
             runs[i].append(transition)
         for sample, run in zip(group, runs, strict=True):
