@@ -50,8 +50,7 @@ def plain(samples, out: Path) -> None:
             steps.append(Transition(state, click, after, iou=before, reward=value, origin="simulated"))
             state = after
         if not done:
-            value = iou(state.mask, sample.target)
-            steps.append(closing(state, value, "stop" if value >= STOP else "steps"))
+            steps.append(closing(state, iou(state.mask, sample.target), "steps"))
         if steps:
             rows.append(to_row(Trajectory(sample, tuple(steps)), segmenter="grabcut", source="hres-synth"))
     out.mkdir()
@@ -67,7 +66,7 @@ def ours(samples, out: Path, workers: int) -> None:
         "segmenter": "grabcut", "source": "hres-synth", "seed": 0, "steps": STEPS, "stop": STOP, "gain": GAIN,
         "shares": [1.0, 0.0, 0.0, 0.0], "scenes": [None, 3], "decisions": False,
     }  # fmt: skip
-    size = -(-len(samples) // (8 * workers))
+    size = 3 * -(-len(samples) // (3 * 4 * workers))  # whole scenes
     generate.generate(out, samples, workers=workers, size=size, settings=settings)
 
 
