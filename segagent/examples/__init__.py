@@ -32,14 +32,14 @@ class Example:
 
 @cache
 def examples() -> tuple[Example, ...]:
-    """All of them, photographs first; a scene's expression makes its picture be generated (some milliseconds)."""
+    """All of them, scenes first, for the embedded model knows nothing else. Each scene is generated here (some milliseconds)."""
     table = json.loads((_HERE / "examples.json").read_text(encoding="utf-8"))
     photographs = [
         _photograph(entry, expression, target)
         for entry in table["photographs"]
         for expression, target in entry["targets"].items()
     ]
-    return (*photographs, *(_scene(number, entry) for number, entry in enumerate(table["scenes"], 1)))
+    return (*(_scene(number, entry) for number, entry in enumerate(table["scenes"], 1)), *photographs)
 
 
 def example(key: str) -> Example:
