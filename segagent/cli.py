@@ -232,7 +232,9 @@ def _inputs(options: argparse.Namespace) -> tuple[np.ndarray, str, np.ndarray | 
 def load_agent(options: argparse.Namespace) -> SegAgent:
     """The agent of add_model's options. Raises SegAgentError."""
     from segagent.agent import SegAgent
+    from segagent.judges import check_combine
 
+    check_combine(options.combine)  # before a model is loaded in vain
     agent = SegAgent.from_pretrained(
         options.checkpoint,
         segmenter=options.segmenter,

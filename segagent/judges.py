@@ -24,14 +24,19 @@ COMBINE: dict[str, Callable[[float, float], float]] = {
 }
 
 
+def check_combine(how: str) -> str:
+    """A name of COMBINE. Raises SegAgentError."""
+    if how not in COMBINE:
+        raise SegAgentError(f"Unknown way to combine two opinions {how!r}: use {', '.join(COMBINE)}.")
+    return how
+
+
 class SecondOpinion:
     """One policy's actions; its predicted IoU combined with another's. Where one of the two says none, the other's stands."""
 
     def __init__(self, policy: Policy, judge: Policy, combine: str = "mean") -> None:
         """`combine` is one of COMBINE. Raises SegAgentError."""
-        if combine not in COMBINE:
-            raise SegAgentError(f"Unknown way to combine two opinions {combine!r}: use {', '.join(COMBINE)}.")
-        self.policy, self.judge, self.combine = policy, judge, combine
+        self.policy, self.judge, self.combine = policy, judge, check_combine(combine)
 
     def read(self, observations: Sequence[Observation]) -> list[Reading]:
         """Two batches, one for each model; with "other", the policy's own number is read as well but does not count."""
