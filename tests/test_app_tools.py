@@ -171,6 +171,7 @@ def test_several_objects_each_with_a_history_and_a_session_that_comes_back(page,
     note(page, "content")
     page.fill("#objects input[type=text]", "cup")
     page.keyboard.press("Enter")
+    page.locator("#objects input[value=cup]").wait_for()  # drawn anew: a click in between would fall on the old button
     page.click("#objects [data-key=add]")
     note(page, "One more object")
     write(page, "the corner")
