@@ -22,7 +22,6 @@ from segagent.checkpoint import (
     move_into,
     read_config,
     save_segmenter,
-    upload,
 )
 from segagent.environment import Environment, check_action
 from segagent.errors import CheckpointError, SegAgentError
@@ -35,6 +34,7 @@ from segagent.rollout import collect, rollout
 from segagent.search import CANDIDATES, Plateau, TreeSearch, make_strategy
 from segagent.segmenters import Segmenter, load_segmenter
 from segagent.types import Action, Sample, State, Transition
+from segagent.uploads import upload
 
 NANO = Path(__file__).parent / "nano"  # the embedded checkpoint
 

@@ -17,18 +17,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from segagent import __version__
 from segagent.errors import SegAgentError
+from segagent.outputs import check_outputs, in_words, summary, write_outputs
 
 if TYPE_CHECKING:
     import numpy as np
 
     from segagent.agent import SegAgent
-    from segagent.result import Result
-    from segagent.types import Click, Transition
+    from segagent.types import Click
 
 # Commands with a module of their own, whose main(arguments) is called.
 MODULES = {
@@ -36,13 +35,6 @@ MODULES = {
     "benchmark": ("segagent.benchmark", "measure segmenters with simulated clicks on folders of masks"),
     "filter": ("segagent.filtering", "score the annotations of a COCO file and keep the good ones"),
     "data": ("segagent.data.cli", "build, inspect, push and convert data sets"),
-}
-
-ENDS = {
-    "stop": "the mask is right",
-    "steps": "no steps left",
-    "malformed": "no valid answer came",
-    "converged": "no more gain in sight",
 }
 
 
@@ -163,7 +155,7 @@ def _click(positive: bool) -> Callable[[str], Click]:
 
 
 def _segment(options: argparse.Namespace) -> None:
-    outputs = _outputs(options)
+    outputs = check_outputs(options)
     image, expression, mask = _inputs(options)
     agent = load_agent(options)
     from segagent.agent import RunOptions
@@ -181,11 +173,11 @@ def _segment(options: argparse.Namespace) -> None:
     ):
         transitions.append(transition)
         if not options.json:
-            print(_line(len(transitions), transition), flush=True)
+            print(in_words(len(transitions), transition), flush=True)
     result = Result.of(Trajectory(Sample(image, expression), tuple(transitions)), agent.segmenter.reference)
-    _write(result, outputs, agent)
+    write_outputs(result, outputs, agent)
     if options.json:
-        print(json.dumps(_summary(result)))
+        print(json.dumps(summary(result)))
     else:
         quality = "" if result.predicted_iou is None else f", predicted IoU {result.predicted_iou:.2f}"
         print(f"{', '.join(outputs.values())}: {result.mask.mean():.1%} of the picture{quality}")
@@ -195,27 +187,6 @@ def _score(options: argparse.Namespace) -> None:
     image, expression, mask = _inputs(options)
     predicted = load_agent(options).score(image, expression, mask)
     print(json.dumps({"predicted_iou": predicted}) if options.json else f"{predicted:.4f}")
-
-
-def _outputs(options: argparse.Namespace) -> dict[str, str]:
-    """The files to write, by option. Raises SegAgentError before any work where one could not be written or is an input."""
-    formats = {"out": (".png", ".json"), "overlay": (".png",), "trajectory": (".json",), "tree": (".json",)}
-    outputs = {name: getattr(options, name) for name in formats if getattr(options, name) is not None}
-    if not outputs and not options.json:
-        raise SegAgentError("Nothing would keep the mask: say where it should go, --out mask.png, or ask for --json.")
-    taken = {os.path.realpath(path): "an input" for path in (options.image, options.mask) if path not in (None, "-")}
-    for name, path in outputs.items():
-        real = os.path.realpath(path)
-        if Path(path).suffix.lower() not in formats[name]:
-            raise SegAgentError(f"--{name} writes {' or '.join(formats[name])}; got {path!r}.")
-        if not os.path.isdir(os.path.dirname(real)):
-            raise SegAgentError(f"--{name} {path!r}: there is no folder {os.path.dirname(real)!r}, make it first.")
-        if os.path.isdir(real):
-            raise SegAgentError(f"--{name} {path!r} is a folder: name a file.")
-        if real in taken:
-            raise SegAgentError(f"--{name} {path!r} is also {taken[real]}: give it another name.")
-        taken[real] = f"--{name}"
-    return outputs
 
 
 def _inputs(options: argparse.Namespace) -> tuple[np.ndarray, str, np.ndarray | None]:
@@ -251,52 +222,3 @@ def load_agent(options: argparse.Namespace) -> SegAgent:
     return agent.second_opinion(
         Verifier.from_pretrained(options.verifier, device=options.device, **where), options.combine
     )
-
-
-def _line(number: int, transition: Transition) -> str:
-    """One step in words."""
-    from segagent.types import Box, Click
-
-    action = transition.action
-    if isinstance(action, Click):
-        what = f"{'positive' if action.positive else 'negative'} click at ({action.x:.0f}, {action.y:.0f})"
-    elif isinstance(action, Box):
-        what = f"box ({action.x0:.0f}, {action.y0:.0f}) to ({action.x1:.0f}, {action.y1:.0f})"
-    else:
-        what = ENDS[transition.end] if transition.end else "undo"
-    quality = "" if transition.predicted_iou is None else f"   (predicted IoU before: {transition.predicted_iou:.2f})"
-    return f"{number}. {what}{quality}"
-
-
-def _summary(result: Result) -> dict[str, Any]:
-    """What --json prints."""
-    saved = result.to_json()
-    actions = [
-        {
-            key: value
-            for key, value in step.items()
-            if key not in ("mask", "iou_before", "iou_after") and value is not None
-        }
-        for step in saved["trajectory"]["steps"]
-    ]
-    return {
-        "mask": saved["mask"],
-        "polygons": result.polygons(),
-        "predicted_iou": saved["predicted_iou"],
-        "end": result.trajectory.end,
-        "steps": actions,
-        "segmenter": result.segmenter,
-    }
-
-
-def _write(result: Result, outputs: dict[str, str], agent: SegAgent) -> None:
-    from segagent.export import png, write_file
-
-    if "out" in outputs:
-        result.save(outputs["out"])
-    if "overlay" in outputs:
-        write_file(outputs["overlay"], png(result.overlay(agent.config.color, agent.config.alpha)))
-    if "trajectory" in outputs:
-        write_file(outputs["trajectory"], json.dumps(result.to_json()["trajectory"]).encode())
-    if "tree" in outputs:
-        write_file(outputs["tree"], json.dumps(result.tree.to_json()).encode())

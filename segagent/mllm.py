@@ -22,7 +22,7 @@ from segagent import _torchvision
 from segagent.adapters import plain
 from segagent.composite import Painter, size_seen
 from segagent.drafts import Drafts
-from segagent.errors import CheckpointError, ExpressionError, GrammarError, ImageError, SegAgentError
+from segagent.errors import CheckpointError, ExpressionError, GrammarError, SegAgentError
 from segagent.grammar import Grammar, Parsed
 from segagent.masks import OVERLAY_COLORS
 from segagent.policy import Observation, Proposal
@@ -34,7 +34,8 @@ from segagent.digits import Digits, expected_iou  # noqa: E402
 from segagent.fallback import PlainDecoder, PlainStart  # noqa: E402
 from segagent.generation import Decoder, Said  # noqa: E402
 from segagent.prefill import Start, supports, windowed  # noqa: E402
-from segagent.pretrained import check_processor, control_tokens, end_tokens, load  # noqa: E402
+from segagent.pretrained import check_processor, end_tokens, load  # noqa: E402
+from segagent.prompts import encode, render  # noqa: E402
 
 RETRY_TEMPERATURE = 1.0  # at which a malformed greedy answer is sampled again
 _HEADS = ("current miou:", "current iou:")  # how an answer begins, in lower case
@@ -97,9 +98,7 @@ class Settings:
     alpha: float = 0.5  # of the painted mask
     max_new_tokens: int = 48  # of an answer
     attempts: int = 4  # how often an answer is sampled until it is of the grammar
-    iou_reading: str = (
-        "greedy"  # or "expected": the mean over the IoU's digits (see `digits`) in place of the likeliest ones
-    )
+    iou_reading: str = "greedy"  # or "expected": the mean over the IoU's digits (see `digits`), not the likeliest ones
     likeliest: bool = False  # whether the first of several sampled candidates is the likeliest answer instead
     reuse: bool = True  # of keys and values; without it everything runs through model.generate
 
@@ -260,32 +259,17 @@ class MLLMPolicy:
         return [list(proposals.values()) for proposals in merged]
 
     def _render(self, expression: str) -> str:
-        text = self.grammar.ask(expression, self.settings.color)
-        for token in control_tokens(self.processor):  # typed by a user they are words
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
-        return self.processor.apply_chat_template([message], add_generation_prompt=True)
+        return render(self.processor, self.grammar.ask(expression, self.settings.color))
 
     def _inputs(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        # No special tokens beyond the template's, as in training with TRL; on the left, for decoding goes on at the right.
-        try:
-            inputs = self.processor(
-                images=[[image] for image in images],
-                text=list(prompts),
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_tensors="pt",
-            )
-        except ValueError as error:
-            raise ImageError(f"The model's processor cannot take this picture: {error}") from error
+        inputs = encode(self.model, self.processor, prompts, images)
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         needed = int(inputs["attention_mask"].sum(-1).max()) + self.settings.max_new_tokens
         if room is not None and needed > room:
             raise ExpressionError(
                 f"Prompt and answer need {needed} tokens and the model has room for {room}: shorten the expression."
             )
-        return dict(inputs.to(self.model.device, self.model.dtype))
+        return inputs
 
     def _text(self, said: Said) -> str:
         decode = self._tokenizer.decode

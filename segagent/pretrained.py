@@ -91,12 +91,6 @@ def check_processor(processor: Any) -> None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
 
 
-def control_tokens(processor: Any) -> list[str]:
-    """The tokens that steer a model, such as an image's placeholder; longest first."""
-    tokens = {str(t) for t in processor.tokenizer.added_tokens_decoder.values() if t.special and len(str(t)) > 1}
-    return sorted(tokens | set(processor.tokenizer.all_special_tokens), key=len, reverse=True)
-
-
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """The end-of-text tokens that the model's generation_config and its tokenizer name. Raises CheckpointError."""
     named = model.generation_config.eos_token_id

@@ -16,13 +16,14 @@ import torch
 
 from segagent import _torchvision
 from segagent.composite import Painter, size_seen
-from segagent.errors import CheckpointError, ImageError, SegAgentError
+from segagent.errors import CheckpointError, SegAgentError
 from segagent.grammar import check_expression
 from segagent.policy import FixedReading, Observation, Reading
 
 _torchvision.mend()
 
-from segagent.pretrained import check_processor, control_tokens, load  # noqa: E402
+from segagent.pretrained import check_processor, load  # noqa: E402
+from segagent.prompts import encode, render  # noqa: E402
 
 QUESTIONS = {
     "yes": (
@@ -116,25 +117,8 @@ class Verifier:
 
     def _inputs(self, observations: Sequence[Observation], question: str) -> dict[str, torch.Tensor]:
         asked = [question.format(expression=check_expression(o.expression), color=self.color) for o in observations]
-        texts, images = [self._render(text) for text in asked], [[self._picture(o)] for o in observations]
-        try:
-            inputs = self.processor(
-                images=images,
-                text=texts,
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_tensors="pt",
-            )
-        except ValueError as error:
-            raise ImageError(f"The verifier's processor cannot take this picture: {error}") from error
-        return dict(inputs.to(self.model.device, self.model.dtype))
-
-    def _render(self, text: str) -> str:
-        for token in control_tokens(self.processor):  # typed by a user they are words
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
-        return self.processor.apply_chat_template([message], add_generation_prompt=True)
+        prompts = [render(self.processor, text) for text in asked]
+        return encode(self.model, self.processor, prompts, [self._picture(o) for o in observations])
 
 
 def _first_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -16,7 +16,8 @@ from segagent.data import _coco_file
 from segagent.data._coco_file import CocoFile
 from segagent.data._coco_samples import CocoSamples, UnusableError
 from segagent.errors import DataError, ExpressionError, SegAgentError
-from segagent.filtering import around, filter_annotations
+from segagent.filter_report import around
+from segagent.filtering import filter_annotations
 from segagent.masks import to_polygons, to_rle
 
 SIZE = (40, 60)

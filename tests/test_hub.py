@@ -17,13 +17,13 @@ from huggingface_hub.errors import (
 )
 
 from segagent import downloads
-from segagent.checkpoint import upload
 from segagent.data._hub import push_folder
 from segagent.data.sources import load_trajectories
 from segagent.downloads import cached, snapshot
 from segagent.errors import CheckpointError, DataError
 from segagent.trajectories import features, from_row, to_row
 from segagent.types import Click, Sample, State, Trajectory, Transition
+from segagent.uploads import upload
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from PIL import Image
 from skimage.morphology import disk
 
 from segagent import masks
+from segagent.boundaries import _edges
 from segagent.errors import MaskError, SegAgentError
 from segagent.metrics import (
     Calibration,
     Overlap,
     RESMetrics,
-    _edges,
     at_limit,
     boundary_iou,
     calibration,

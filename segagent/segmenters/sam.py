@@ -7,6 +7,7 @@ one of the highest predicted IoU is kept; from then on it gives one mask and is 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,7 @@ class Prompts:
     multimask: bool
 
 
-class PromptSegmenter:
+class PromptSegmenter(ABC):
     """Points, box and previous logits to masks; a subclass says how its model encodes an image and decodes prompts."""
 
     def __init__(
@@ -137,13 +138,13 @@ class PromptSegmenter:
         self._mean, self._deviation = (torch.tensor(values).view(3, 1, 1) for values in normalisation)
         self.encode = EmbeddingCache(self._encode, cache)
 
+    @abstractmethod
     def _features(self, pixels: torch.Tensor) -> Any:
         """pixels (1, 3, side, side) → the model's image embedding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode(self, features: Any, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         """One call of the mask decoder → logits (K, M, h, w) and predicted IoUs (K, M)."""
-        raise NotImplementedError
 
     @torch.inference_mode()
     def _encode(self, image: np.ndarray) -> Encoded:
