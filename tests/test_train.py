@@ -96,11 +96,14 @@ def test_dense_targets_tell_of_the_object_under_each_cell():
         assert seen["meant"] == (number == 0)
         assert (seen["sign"], seen["iou"]) == (1, 0)
         click = next_click(empty, item.mask)
-        assert seen["x1"] * 10 + seen["x2"] == int((click.x + 0.5) / width * 100)
-        assert seen["y1"] * 10 + seen["y2"] == int((click.y + 0.5) / height * 100)
-        # The way from the middle of the cell to the click.
-        assert (column + 0.5) / grid + seen["dx"] == pytest.approx((click.x + 0.5) / width)
-        assert (row + 0.5) / grid + seen["dy"] == pytest.approx((click.y + 0.5) / height)
+        x, y = int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100)
+        at = {name: float(values[y // 10, x // 10]) for name, values in targets.items()}
+        assert at["click"] == (number == 0)
+        if at["color"] == seen["color"] and at["shape"] == seen["shape"]:  # it covers the cell of its click most
+            assert (at["here"], at["x2"], at["y2"]) == (1, x % 10, y % 10)
+        if number == 0:
+            assert (at["clicked_x2"], at["clicked_y2"]) == (x % 10, y % 10)
+    assert (targets["click"] == 1).sum() == 1
     bare = targets["color"] == pretrain.IGNORE
     assert bare.any()
     assert not targets["meant"][bare].any()
@@ -108,7 +111,26 @@ def test_dense_targets_tell_of_the_object_under_each_cell():
     cells = right["meant"] == 1
     assert cells.any()
     assert (right["sign"][cells] == 2).all()  # nothing is left to click
-    assert (right["x1"][cells] == pretrain.IGNORE).all()
+    assert (right["here"][cells] == pretrain.IGNORE).all()
+    assert (right["click"] == pretrain.IGNORE).all()
+
+
+def test_dense_targets_of_a_negative_click_lie_on_what_is_too_much():
+    scene, _ = hres_synth("train", "easy", 1).scene(0)
+    mask = scene.objects[0].mask | scene.objects[1].mask
+    targets = pretrain.describe(scene, mask, meant=0)
+    click = next_click(mask, scene.objects[0].mask)
+    assert not click.positive
+    height, width = scene.size
+    y, x = np.argwhere(targets["click"] == 1)[0]
+    found = x * 10 + targets["clicked_x2"][y, x], y * 10 + targets["clicked_y2"][y, x]
+    assert found == (int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100))
+    known = targets["clicked_x2"] != pretrain.IGNORE
+    assert known.sum() > 1  # every cell of it tells where it is deepest there
+    for row, column in np.argwhere(known):
+        px = int((column + (targets["clicked_x2"][row, column] + 0.5) / 10) / pretrain.GRID * width)
+        py = int((row + (targets["clicked_y2"][row, column] + 0.5) / 10) / pretrain.GRID * height)
+        assert scene.objects[1].mask[max(py - 2, 0) : py + 3, max(px - 2, 0) : px + 3].any()
 
 
 def test_a_batch_teaches_the_answer_alone(untrained):

@@ -3,11 +3,13 @@
     python -m train.pretrain --model runs/nano/untrained --out runs/nano/vision --minutes 120
 
 Scenes of HRES-Synth with a wrong mask painted on, and an expression. An answer teaches a dozen tokens; here each of the
-hundred image tokens teaches too. From the projected features linear heads read the token's own place, the colour and shape
-of the object under it and how far away F_sim would click if that object were the target; from the language model's hidden
-states before its last layer, whether the expression means that object, and F_sim's answer for it: the sign (or "stop"), the
-first two digits of x and y, and the IoU. So its last layer only has to find the token that knows the answer, and say it:
-the answer is trained along. The heads are thrown away. Resumes from `--out` after an interruption.
+hundred image tokens, which cover a cell of a tenth by a tenth of the picture, teaches too. From the projected features
+linear heads read the token's own place, the colour and shape of the object under it, and, as if that object were the
+target: whether F_sim's click falls into this cell, and the second digits of x and y of the point of this cell that lies
+deepest in the error region. From the language model's hidden states before its last layer: whether the expression means
+that object, the sign of the click (or "stop") and the IoU, the cell that is clicked, and its digits. So nothing has to be
+told over a distance: the last layer only has to find the token that is clicked, and say its digits; the answer is trained
+along. The heads are thrown away. Resumes from `--out` after an interruption.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
@@ -41,25 +44,54 @@ IGNORE = -100
 STOP_IOU = 0.9
 EMPTY, ABSENT = 0.45, 0.06  # shares of samples that start from the empty mask, and of expressions that mean nothing
 # Heads: name → classes (1: a number). Those of the projected features, and those of the language model's hidden states.
-SEEN = {"row": GRID, "column": GRID, "color": len(COLORS), "shape": len(SHAPES), "dx": 1, "dy": 1}
-MEANT = {"meant": 2, "sign": 3, "x1": 10, "x2": 10, "y1": 10, "y2": 10, "iou": 1}
-WEIGHTS = {"row": 0.3, "column": 0.3, "dx": 10.0, "dy": 10.0, "iou": 3.0, "meant": 2.0, "x2": 0.5, "y2": 0.5}
-ANSWER_WEIGHT = 2.0
+# `click` is one class of each cell, and softmax is over the cells.
+SEEN = {"row": GRID, "column": GRID, "color": len(COLORS), "shape": len(SHAPES), "here": 2, "x2": 10, "y2": 10}
+MEANT = {"meant": 2, "sign": 3, "iou": 1, "click": 1, "clicked_x2": 10, "clicked_y2": 10}
+WEIGHTS = {"row": 0.1, "column": 0.1, "here": 2.0, "iou": 3.0, "meant": 2.0, "click": 2.0}
+ANSWER_WEIGHT = 4.0
+
+
+def deepest(region: np.ndarray) -> np.ndarray:
+    """(2, GRID, GRID) float32: the second digits of x and y of each cell's point deepest in `region`; IGNORE outside it."""
+    padded = cv2.copyMakeBorder(region.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
+    fine = cv2.resize(depth, (10 * GRID, 10 * GRID), interpolation=cv2.INTER_AREA)
+    cells = fine.reshape(GRID, 10, GRID, 10).transpose(0, 2, 1, 3).reshape(GRID, GRID, 100)
+    digits = np.stack([cells.argmax(-1) % 10, cells.argmax(-1) // 10]).astype(np.float32)
+    return np.where(cells.max(-1) > 0.2, digits, IGNORE)
 
 
 def describe(scene: Scene, mask: np.ndarray, meant: int | None) -> dict[str, np.ndarray]:
-    """name → (GRID, GRID) targets for the object that covers each cell most; IGNORE where none covers a tenth of it."""
+    """name → (GRID, GRID) targets, of an object where it covers a cell most; IGNORE where none covers a tenth of it."""
     height, width = mask.shape
+    shape = (len(scene.objects), GRID, GRID)
+    found = {name: np.full(shape, IGNORE, np.float32) for name in ("here", "x2", "y2")}
+    clicked = {name: np.full((GRID, GRID), IGNORE, np.float32) for name in ("click", "clicked_x2", "clicked_y2")}
     rows = []
     for index, item in enumerate(scene.objects):
         value, click = iou(mask, item.mask), next_click(mask, item.mask)
-        row = {"color": COLORS.index(item.color), "shape": SHAPES.index(item.shape), "meant": int(index == meant)}
-        row |= {"iou": value, "sign": 2}
-        if value < STOP_IOU and click is not None:
-            x, y = (click.x + 0.5) / width, (click.y + 0.5) / height
-            row |= {"sign": int(click.positive), "dx": x, "dy": y}
-            row |= {"x1": int(x * 10), "x2": int(x * 100) % 10, "y1": int(y * 10), "y2": int(y * 100) % 10}
-        rows.append(row)
+        rows.append(
+            {"color": COLORS.index(item.color), "shape": SHAPES.index(item.shape), "meant": int(index == meant)}
+        )
+        rows[-1] |= {"iou": value, "sign": 2}
+        if value >= STOP_IOU or click is None:
+            continue
+        rows[-1]["sign"] = int(click.positive)
+        x, y = int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100)
+        missed = item.mask & ~mask
+        digits = deepest(missed)
+        found["here"][index] = 0
+        if click.positive:
+            found["here"][index, y // 10, x // 10] = 1
+            digits[:, y // 10, x // 10] = x % 10, y % 10
+        found["x2"][index], found["y2"][index] = digits
+        if index == meant:
+            if not click.positive:
+                digits = deepest(mask & ~item.mask)
+                digits[:, y // 10, x // 10] = x % 10, y % 10
+            clicked["click"][:] = 0
+            clicked["click"][y // 10, x // 10] = 1
+            clicked["clicked_x2"], clicked["clicked_y2"] = digits
     cover = np.stack(
         [
             cv2.resize(o.mask.view(np.uint8) * np.float32(1), (GRID, GRID), interpolation=cv2.INTER_AREA)
@@ -68,14 +100,15 @@ def describe(scene: Scene, mask: np.ndarray, meant: int | None) -> dict[str, np.
     )
     under, bare = cover.argmax(axis=0), cover.max(axis=0) < 0.1
     place = np.broadcast_to(np.arange(GRID, dtype=np.float32), (GRID, GRID))
-    found = {"column": place, "row": place.T}
-    for name in dict.fromkeys([*SEEN, *MEANT]):
-        if name not in found:
-            found[name] = np.array([row.get(name, IGNORE) for row in rows], np.float32)[under]
-            found[name][bare] = 0 if name == "meant" else IGNORE
-    for name, own in (("dx", place), ("dy", place.T)):
-        found[name] = np.where(found[name] == IGNORE, IGNORE, found[name] - (own + 0.5) / GRID).astype(np.float32)
-    return found
+    result = {"column": place, "row": place.T} | clicked
+    for name in found:
+        result[name] = np.take_along_axis(found[name], under[None], axis=0)[0]
+        if name == "here":
+            result[name][bare & (result[name] != 1)] = IGNORE
+    for name in rows[0]:
+        result[name] = np.array([row[name] for row in rows], np.float32)[under]
+        result[name][bare] = 0 if name == "meant" else IGNORE
+    return {name: np.ascontiguousarray(result[name]) for name in (*SEEN, *MEANT)}
 
 
 class Scenes(IterableDataset):
@@ -178,24 +211,31 @@ class Probe(nn.Module):
 def losses(logits: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     result = {}
     for name, target in targets.items():
-        if logits[name].shape[-1] == 1:
+        if (target == IGNORE).all():
+            continue
+        if name == "click":
+            some = target.flatten(1).amax(1) == 1
+            value = functional.cross_entropy(logits[name][some].flatten(1), target[some].flatten(1).argmax(1))
+        elif logits[name].shape[-1] == 1:
             known = target != IGNORE
-            value = nn.functional.smooth_l1_loss(logits[name][..., 0][known], target[known], beta=0.02)
+            value = functional.smooth_l1_loss(logits[name][..., 0][known], target[known], beta=0.02)
         else:
-            value = nn.functional.cross_entropy(
-                logits[name].flatten(0, 2), target.flatten().long(), ignore_index=IGNORE
-            )
+            value = functional.cross_entropy(logits[name].flatten(0, 2), target.flatten().long(), ignore_index=IGNORE)
         result[name] = WEIGHTS.get(name, 1.0) * value
     return result
 
 
 @torch.no_grad()
 def accuracies(logits: dict[str, torch.Tensor], targets: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Share of cells right (of those meant: recall), and the mean absolute errors of the numbers."""
+    """Share of cells right (of those meant or clicked: recall), and the mean absolute error of the IoU."""
     result = {}
     for name, target in targets.items():
-        known = target == 1 if name == "meant" else target != IGNORE
-        if logits[name].shape[-1] == 1:
+        known = target == 1 if name in ("meant", "here") else target != IGNORE
+        if name == "click":
+            some = target.flatten(1).amax(1) == 1
+            right = logits[name][some].flatten(1).argmax(1) == target[some].flatten(1).argmax(1)
+            result[name] = right.float().mean().item()
+        elif logits[name].shape[-1] == 1:
             result[name] = (logits[name][..., 0][known] - target[known]).abs().mean().item()
         else:
             result[name] = (logits[name].argmax(-1)[known] == target[known]).float().mean().item()
@@ -244,7 +284,7 @@ def train(model, processor, out: Path, *, minutes: float, batch: int, rate: floa
                 record |= {name: round(value / counted, 3) for name, value in sums.items()}
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-                progress.set_postfix(loss=record["loss"], meant=record["meant"])
+                progress.set_postfix(loss=record["loss"], click=record["click"])
                 sums, counted = {}, 0
             done = seconds >= 60 * minutes
             if done or seconds - last_saved > 180:
