@@ -1,4 +1,4 @@
-"""ClickNet: the network, the segmenter around it, and its training from scenes to a folder that load_segmenter takes."""
+"""ClickNet: the network around the classical segmenter, and its training from scenes to a folder that load_segmenter takes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,37 @@ import torch
 
 from segagent.environment import Environment
 from segagent.errors import CheckpointError
+from segagent.masks import iou
 from segagent.segmenters import Segmenter, load_segmenter
+from segagent.segmenters.classical.evidence import begin, correct
+from segagent.segmenters.classical.views import encode
 from segagent.segmenters.clicknet import ClickNetSegmenter
+from segagent.segmenters.clicknet_maps import MAPS, maps_of
 from segagent.segmenters.clicknet_model import ClickNetConfig, ClickNetModel
-from segagent.segmenters.simpleclick import Memory
+from segagent.segmenters.grabcut import GrabCutSegmenter
 from segagent.types import Box, Click, Sample
-from tests.fakes import disc_sample
-from train import clicknet, clicknet_scenes
+from tests.fakes import disc
+from train import clicknet, clicknet_scenes, clicknet_states
+
+ACTIONS = (Click(60, 50), Click(150, 40, positive=False), Click(100, 100), Click(20, 100, positive=False))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A scene (128, 192, 3) and one of its objects."""
+    packed = clicknet_scenes.scene((0, 1))
+    labels = packed[:128, :192, 3]
+    target = labels == np.bincount(labels[labels > 0]).argmax()
+    return np.ascontiguousarray(packed[:128, :192, :3]), target
 
 
 @pytest.fixture(scope="module")
 def model():
+    """One that says something, unlike an untrained one."""
     torch.manual_seed(0)
-    return ClickNetModel(ClickNetConfig(image_size=64, widths=(4, 8, 8, 8), descriptor_size=4)).eval()
+    model = ClickNetModel(ClickNetConfig(widths=(4, 4, 8)))
+    torch.nn.init.normal_(model.head.weight, std=2.0)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -32,108 +50,89 @@ def folder(model, tmp_path_factory):
     return path
 
 
-def points(*clicks: tuple[float, float, int], room: int = 3) -> torch.Tensor:
-    """(1, 2 · room, 3): y, x, +1 or −1, in order."""
-    rows = torch.full((1, 2 * room, 3), -1.0)
-    taken = {1: 0, -1: room}
-    for order, (y, x, sign) in enumerate(clicks):
-        rows[0, taken[sign]] = torch.tensor([y, x, order])
-        taken[sign] += 1
-    return rows
+def masks_of(segmenter, image, actions=ACTIONS) -> list[np.ndarray]:
+    environment = Environment(segmenter)
+    state, masks = environment.reset(Sample(image, "it")), []
+    for action in actions:
+        state = environment.step(state, action)
+        masks.append(state.mask)
+    return masks
+
+
+def test_an_untrained_network_is_the_classical_segmenter(picture, model):
+    untrained = ClickNetSegmenter(ClickNetModel(ClickNetConfig()), device="cpu")
+    for actions in (ACTIONS, (Box(30, 20, 120, 100), *ACTIONS[2:])):
+        classical = masks_of(GrabCutSegmenter(), picture[0], actions)
+        for ours, theirs in zip(masks_of(untrained, picture[0], actions), classical, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    told = masks_of(ClickNetSegmenter(model, device="cpu"), picture[0])
+    assert any((a != b).any() for a, b in zip(told, masks_of(GrabCutSegmenter(), picture[0]), strict=True))
+
+
+def test_clicked_pixels_keep_their_label_whatever_the_network_says(picture, model):
+    masks = masks_of(ClickNetSegmenter(model, device="cpu"), picture[0])
+    for count, mask in enumerate(masks, 1):
+        for click in ACTIONS[:count]:
+            assert mask[click.y, click.x] == click.positive
+
+
+def test_the_unary_costs_trained_on_are_those_that_are_cut(picture, model):
+    image, target = picture
+    embedding = encode(image)
+    segmenter = ClickNetSegmenter(model, device="cpu")
+    for mask, make in ((np.zeros_like(target), begin), (disc(target.shape, 60, 50, 30), correct)):
+        evidence = make(embedding, mask, ACTIONS[:1])
+        maps = maps_of(embedding, evidence, mask, ACTIONS[:1])
+        assert maps.shape == (len(MAPS), *evidence.view.size)
+        assert np.abs(maps).max() <= 1
+        learned = segmenter.corrected(evidence, maps).learned
+        view = evidence.view
+        colour, kept = evidence.table[view.bins], evidence.kept(view, view.down(mask))
+        nearness = view.crop(evidence.nearness, view)
+        expected = colour * (1 + learned[1]) + nearness + kept * (1 + learned[2]) + learned[0]
+        with torch.inference_mode():
+            np.testing.assert_allclose(model.unary(torch.from_numpy(maps)[None])[0], expected, atol=1e-3)
 
 
 @torch.inference_mode()
-def test_the_image_part_serves_all_clicks_and_padding_says_nothing(model):
-    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    previous = torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(1))
-    embedded = model.embed_image(image)
-    some, other = points((10, 20, 1), (40, 70, -1)), points((30, 50, 1))
-    whole = model(image, some, previous)
-    assert whole.shape == (1, 1, 64, 96)
-    together = model(
-        points=torch.cat([some, other]),
-        previous=previous.expand(2, -1, -1, -1),
-        image_embeddings=embedded.expand(2, -1, -1, -1),
-    )
-    torch.testing.assert_close(together[:1], whole, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(model(image, points((10, 20, 1), (40, 70, -1), room=5), previous), whole)
-    assert (together[1] - together[0]).abs().max() > 1e-3
-    no_clicks = model(image, points(), previous)
-    assert no_clicks.isfinite().all()
+@pytest.mark.parametrize("size", [(1, 1), (7, 33), (65, 65)])
+def test_views_of_any_size(model, size):
+    maps = torch.rand(2, len(MAPS), *size, generator=torch.Generator().manual_seed(0))
+    said = model(maps)
+    assert said.shape == (2, 3, *size)
+    torch.testing.assert_close(said[1:], model(maps[1:]), rtol=1e-4, atol=1e-4)
 
 
-@torch.inference_mode()
-def test_maps_tell_places_signs_and_likeness(model):
-    image = torch.zeros(1, 3, 64, 64)
-    image[..., :32], image[..., 32:] = 0.2, 0.9
-    features = model.embed_image(image)[:, :8]
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[..., :32] = 1
-    maps = model._maps(features, points((33.5, 17.5, 1), (33.5, 49.5, -1)), mask)[0]
-    near, to_positive, to_negative, last = maps[0], maps[1], maps[2], maps[3]
-    assert near[8, 4] == pytest.approx(1)
-    assert near[8, 12] == pytest.approx(-1)
-    assert to_positive.argmax() == to_positive.shape[1] * 8 + 4
-    assert to_negative.argmax() == 16 * 8 + 12
-    assert last.min() == pytest.approx(-1)
-    assert last.max() <= 0
-    like_positive, like_negative, like_inside = maps[6], maps[7], maps[9]
-    assert like_positive[8, 4] == pytest.approx(1, abs=1e-5)
-    assert like_negative[8, 12] == pytest.approx(1, abs=1e-5)
-    assert like_inside[8, 2] > like_inside[8, 13]
-    first = model._maps(features, points((33.5, 17.5, 1)), torch.zeros(1, 1, 64, 64))[0]
-    assert not first[9:].any()
-    assert not first[7].any()
-
-
-def test_a_saved_model_is_a_segmenter_by_name(folder, model):
+def test_a_saved_model_is_a_segmenter_by_name(folder, model, picture):
+    alike = masks_of(ClickNetSegmenter(model, device="cpu"), picture[0])
     for name in (f"clicknet:{folder}", str(folder)):
         segmenter = load_segmenter(name, device="cpu")
         assert isinstance(segmenter, ClickNetSegmenter)
         assert isinstance(segmenter, Segmenter)
         assert segmenter.reference == f"clicknet:{folder}"
+        for ours, theirs in zip(masks_of(segmenter, picture[0]), alike, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     for name, weight in model.state_dict().items():
         assert torch.equal(segmenter.model.state_dict()[name], weight), name
-    full = sum(v.numel() * v.element_size() for v in ClickNetModel(ClickNetConfig()).state_dict().values())
-    assert full < 10_000_000
+    full = ClickNetModel(ClickNetConfig())
+    assert sum(p.numel() for p in full.parameters()) < 200_000
     with pytest.raises(CheckpointError, match="No model can be loaded"):
         load_segmenter(f"clicknet:{folder.parent / 'nothing'}")
 
 
-def test_candidates_in_one_batch_are_as_one_by_one(folder):
-    sample = disc_sample()
-    segmenter = load_segmenter(f"clicknet:{folder}", device="cpu")
-    environment = Environment(segmenter)
-    height, width = sample.size
-    state = environment.reset(sample)
-    actions = [Click(width // 2, height // 2), Click(3, 4), Box(2, 2, width // 2, height // 2)]
+def test_weights_for_other_maps_are_refused(tmp_path):
+    ClickNetModel(ClickNetConfig(maps=["colour", "nearness", "keep"], widths=(4, 4, 8))).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="for other maps"):
+        load_segmenter(f"clicknet:{tmp_path}")
+
+
+def test_candidates_in_one_batch_are_as_one_by_one(folder, picture):
+    environment = Environment(load_segmenter(f"clicknet:{folder}", device="cpu"))
+    state = environment.reset(Sample(picture[0], "it"))
+    actions = [Click(60, 50), Click(100, 100), Box(30, 20, 120, 100)]
     together = environment.step_many([state] * 3, actions)
     for action, batched in zip(actions, together, strict=True):
-        alone = environment.step(state, action)
-        assert isinstance(batched.memory, Memory)
-        np.testing.assert_allclose(batched.memory.probabilities, alone.memory.probabilities, atol=1e-4)
-        corrected = environment.step(batched, Click(5, 5, positive=False))
-        assert corrected.mask.shape == sample.size
-
-
-def test_the_first_click_is_looked_at_twice(folder, monkeypatch):
-    segmenter = load_segmenter(f"clicknet:{folder}", device="cpu")
-
-    def logits(points=None, previous=None, image_embeddings=None):
-        """A square of 16 px of the input about each first click."""
-        result = torch.full_like(previous, -9.0)
-        for row, (y, x, _) in enumerate(points[:, 0].int().tolist()):
-            result[row, :, max(y - 8, 0) : y + 8, max(x - 8, 0) : x + 8] = 9.0
-        return result
-
-    monkeypatch.setattr(segmenter.model, "forward", logits)
-    image = np.zeros((1000, 1000, 3), np.uint8)
-    environment = Environment(segmenter)
-    state = environment.step(environment.reset(Sample(image, "it")), Click(500, 500))
-    x0, y0, x1, y1 = state.memory.crop
-    assert x1 - x0 < 500
-    assert y1 - y0 < 500
-    assert 0 < state.mask.sum() < 110**2  # a quarter of the crop's side, not of the image's
+        np.testing.assert_array_equal(batched.mask, environment.step(state, action).mask)
 
 
 def test_scenes_are_seeded_and_examples_show_what_they_ask_for():
@@ -156,33 +155,64 @@ def test_scenes_are_seeded_and_examples_show_what_they_ask_for():
         assert np.count_nonzero(target) >= clicknet_scenes.LEAST_SHOWN
 
 
-def test_clicks_go_where_the_masks_err():
-    targets = np.zeros((2, 32, 32), bool)
-    targets[:, 8:24, 8:24] = True
-    clicks = clicknet.Clicks(targets, 2, None)
-    clicks.add(np.zeros_like(targets))
-    assert clicks.points[0, 0, 2] == 0
-    assert targets[0][tuple(clicks.points[0, 0, :2].astype(int))]
-    wrong = targets.copy()
-    wrong[0, :, 26:] = True
-    clicks.add(wrong)
-    assert clicks.points[0, 2, 2] == 1
-    assert clicks.points[0, 2, 1] >= 26
-    assert len(clicks.clicks[1]) == 1  # nothing was wrong with the second mask
+def test_weights_are_where_the_click_is_meant_and_the_classical_segmenter_errs():
+    maps = np.zeros((len(MAPS), 20, 30), np.float32)
+    before, after, fixed = (maps[MAPS.index(name)] for name in ("before", "after", "fixed"))
+    before[:], after[:] = -1, -1
+    target = np.zeros((20, 30), bool)
+    target[2:6, 2:6] = target[10:14, 2:6] = True  # both missed, the first one clicked
+    after[2:6, 2:6], after[10:14, 2:6], after[10:14, 20:24] = 1, 1, 1
+    fixed[3, 3] = 1
+    weight = clicknet_states.weights(maps, target, (3, 3))
+    assert weight[3, 3] == 0
+    assert weight[2, 2] == weight[12, 22] == 1
+    assert weight[12, 3] == weight[0, 0] == clicknet_states.ELSEWHERE
 
 
-def test_training_learns_saves_and_resumes(tmp_path, monkeypatch):
+def test_states_come_back_as_they_were_packed(picture):
+    states = clicknet_states.roll_out(None, *picture, np.random.default_rng(3))
+    assert 1 <= len(states) <= clicknet_states.CLICKS
+    maps, target, weight = clicknet_states.unpack(states[0])
+    assert maps.shape == (len(MAPS), *target.shape)
+    again = clicknet_states.pack(maps, target > 0, weight)
+    np.testing.assert_array_equal(again, states[0])
+    assert iou(target > 0, states[0][-2] > 0) == 1
+    first, second = (clicknet.augmented(states[0], np.random.default_rng(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[1].sum() == target.sum()
+
+
+def test_training_lowers_the_loss(picture):
+    torch.manual_seed(0)
+    model = ClickNetModel(ClickNetConfig(widths=(4, 4, 8)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    state = clicknet_states.roll_out(None, *picture, np.random.default_rng(3))[0]
+    maps, target, weight = (torch.from_numpy(a)[None] for a in clicknet_states.unpack(state))
+    losses = []
+    for _ in range(30):
+        loss = clicknet.loss_of(model, maps, target, weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+
+
+def test_training_runs_round_by_round_and_resumes(tmp_path, monkeypatch, picture):
     monkeypatch.setattr(clicknet_scenes, "SHARD", 4)
-    monkeypatch.setattr(clicknet, "HELD_OUT", 4)
-    monkeypatch.setattr(clicknet, "ClickNetConfig", lambda: ClickNetConfig(image_size=32, widths=(4, 8, 8, 8)))
-    arguments = ["--out", str(tmp_path), "--scenes", "4", "--batch", "4", "--workers", "0"]
-    clicknet.main([*arguments, "--minutes", "0.01"])
-    clicknet.main([*arguments, "--minutes", "0.02"])
-    first, second = (json.loads(line) for line in (tmp_path / "clicknet.jsonl").read_text().splitlines())
-    assert second["steps"] > first["steps"]
-    assert second["seconds"] >= first["seconds"]
-    assert len(second["ious"]) == clicknet.HELD_OUT_ROUNDS
+    monkeypatch.setattr(clicknet_states, "SHARD", 2)
+    monkeypatch.setattr(clicknet_states, "SIZE", 96)
+    monkeypatch.setattr(clicknet, "HELD_OUT", 2)
+    monkeypatch.setattr(clicknet, "ClickNetConfig", lambda: ClickNetConfig(widths=(4, 4, 8)))
+    arguments = ["--out", str(tmp_path), "--scenes", "4", "--rollouts", "2", "--batch", "2", "--workers", "0"]
+    clicknet.main([*arguments, "--minutes", "0.02", "--rounds", "1"])
+    made = {path.name for path in (tmp_path / "states").iterdir()}
+    clicknet.main([*arguments, "--minutes", "0.04"])
+    assert made < {path.name for path in (tmp_path / "states").iterdir()}  # the second round's
+    classical, first, second = (json.loads(line) for line in (tmp_path / "clicknet.jsonl").read_text().splitlines())
+    assert classical["steps"] == 0
+    assert 0 < first["steps"] < second["steps"]
+    assert first["states"] < second["states"]
+    assert len(second["ious"]) == clicknet.HELD_OUT_CLICKS
     segmenter = load_segmenter(str(tmp_path), device="cpu")
-    sample = disc_sample()
-    environment = Environment(segmenter)
-    assert environment.step(environment.reset(sample), Click(5, 5)).mask.shape == sample.size
+    assert masks_of(segmenter, picture[0])[-1].any()

@@ -1,6 +1,7 @@
-"""ClickNet as a segmenter: as SimpleClick zooms in and batches, and it looks twice at the first click.
+"""ClickNet as a segmenter: the classical segmenter, its evidence corrected by a small network before it is cut.
 
-There are no embedded weights: `python -m train.clicknet` makes them.
+So what holds of the classical one holds of it: clicked pixels keep their label, and of a correction only the connected part
+with the click is taken over. There are no embedded weights: `python -m train.clicknet` makes them.
 """
 
 from __future__ import annotations
@@ -10,47 +11,50 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from segagent.segmenters.base import Prediction
-from segagent.segmenters.simpleclick import Encoded, SimpleClickSegmenter
+from segagent.errors import CheckpointError
+from segagent.segmenters.classical.evidence import Evidence
+from segagent.segmenters.classical.views import Embedding
+from segagent.segmenters.clicknet_maps import MAPS, maps_of
+from segagent.segmenters.grabcut import GrabCutSegmenter
 from segagent.segmenters.weights import load_pretrained
-from segagent.types import Box, Click, State
+from segagent.types import Box, Click
 
 
-class ClickNetSegmenter(SimpleClickSegmenter):
-    """A ClickNetModel. Where a click begins a mask, the network looks again, at what it found in the whole image."""
+class ClickNetSegmenter(GrabCutSegmenter):
+    """A ClickNetModel around the classical segmenter. The network looks once at a click, at the coarser view."""
+
+    def __init__(
+        self, model: torch.nn.Module, *, reference: str = "", device: str | torch.device | None = None
+    ) -> None:
+        super().__init__()
+        self.reference = reference
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.to(self.device, torch.float32).eval()
 
     @classmethod
     def from_pretrained(
-        cls,
-        name_or_path: str | os.PathLike,
-        device: str | torch.device | None = None,
-        *,
-        size: int | None = None,
-        zoom: bool | None = None,
-        flip: bool | None = None,
-        cache: int = 8,
-        **options: Any,
+        cls, name_or_path: str | os.PathLike, device: str | torch.device | None = None, **options: Any
     ) -> ClickNetSegmenter:
         """A folder or repository of safetensors; `options` go to the hub. Raises CheckpointError."""
         from segagent.segmenters.clicknet_model import ClickNetModel
 
         name = str(name_or_path)
-        model = load_pretrained(ClickNetModel, name, **options).to(memory_format=torch.channels_last)
-        return cls(model, reference=f"clicknet:{name}", size=size, zoom=zoom, flip=flip, device=device, cache=cache)
+        model = load_pretrained(ClickNetModel, name, **options).requires_grad_(False)
+        if tuple(model.config.maps) != MAPS:
+            raise CheckpointError(f"{name} is a ClickNet for other maps than this version makes: train it again.")
+        return cls(model, reference=f"clicknet:{name}", device=device)
 
-    def predict(self, embedding: Encoded, states: Sequence[State], actions: Sequence[Click | Box]) -> list[Prediction]:
-        """One prediction a pair, in one call of the network, and a second for the pairs that begin a mask."""
-        predictions = super().predict(embedding, states, actions)
-        if not self.zoom:
-            return predictions
-        begun = [
-            i
-            for i, (state, action) in enumerate(zip(states, actions, strict=True))
-            if isinstance(action, Click) and not state.mask.any() and predictions[i].mask.any()
-        ]
-        found = [replace(states[i], mask=predictions[i].mask, memory=predictions[i].memory) for i in begun]
-        for i, again in zip(begun, super().predict(embedding, found, [actions[i] for i in begun]), strict=True):
-            predictions[i] = again
-        return predictions
+    def adjust(
+        self, embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]
+    ) -> Evidence:
+        """The evidence with what the network says of it."""
+        return self.corrected(evidence, maps_of(embedding, evidence, mask, actions))
+
+    @torch.inference_mode()
+    def corrected(self, evidence: Evidence, maps: np.ndarray) -> Evidence:
+        """The evidence with what the network says of its maps."""
+        learned = self.model(torch.from_numpy(maps)[None].to(self.device))[0].cpu().numpy()
+        return replace(evidence, learned=learned)

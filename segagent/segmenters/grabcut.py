@@ -10,7 +10,7 @@ Of a correction only the connected part that holds the click is taken over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 
@@ -19,12 +19,15 @@ import numpy as np
 
 from segagent.masks import box_of
 from segagent.segmenters.base import EmbeddingCache, Prediction
-from segagent.segmenters.classical.evidence import begin, correct
+from segagent.segmenters.classical.evidence import Evidence, begin, correct
 from segagent.segmenters.classical.views import AREA, Embedding, View, Window, encode
 from segagent.types import Box, Click, State
 
 FINE = 2 * AREA  # px of the finer view
 WORTH = 1.15  # the least gain in scale that makes it worth a cut
+
+# (embedding, evidence, mask, actions) → the evidence that is cut by
+Adjust = Callable[[Embedding, Evidence, np.ndarray, Sequence[Click | Box]], Evidence]
 
 
 class GrabCutSegmenter:
@@ -45,18 +48,25 @@ class GrabCutSegmenter:
         """One prediction for each (state, action) pair. Each pixel clicked has the label of its last click."""
         masks, histories = [s.mask for s in states], [(*s.actions, a) for s, a in zip(states, actions, strict=True)]
         if len(masks) == 1:
-            return [Prediction(_predict(embedding, masks[0], histories[0]))]
+            return [Prediction(predict_one(embedding, masks[0], histories[0], self.adjust))]
         with ThreadPoolExecutor(cpu_count()) as pool:  # OpenCV works outside the GIL
-            return [Prediction(m) for m in pool.map(lambda m, h: _predict(embedding, m, h), masks, histories)]
+            found = pool.map(lambda m, h: predict_one(embedding, m, h, self.adjust), masks, histories)
+            return [Prediction(m) for m in found]
+
+    def adjust(
+        self, embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]
+    ) -> Evidence:
+        """The evidence that is cut by, from what clicks, colours and the mask say; for those who know more."""
+        return evidence
 
 
-def _predict(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+def predict_one(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box], adjust: Adjust) -> np.ndarray:
     """The mask (H, W) after the last of `actions`, `mask` being the one before it."""
     action = actions[-1]
     if isinstance(action, Click) and mask.any():
-        result = _corrected(embedding, mask, actions)
+        result = _corrected(embedding, mask, actions, adjust)
     elif isinstance(action, Box) or action.positive:
-        result = _begun(embedding, mask, actions)
+        result = _begun(embedding, mask, actions, adjust)
     else:
         result = mask.copy()  # nothing is said of the object yet
     for click in actions:
@@ -65,15 +75,22 @@ def _predict(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | B
     return result
 
 
-def _begun(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+def answer(
+    evidence: Evidence, view: View, mask: np.ndarray, actions: Sequence[Click | Box]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(changed, after): what the last action changes of `mask` (H, W), of a beginning all of the object, and the mask with
+    it; (h, w) bool of `view`."""
+    before, after = evidence.cut(view, mask, actions)
+    if evidence.keep is not None:
+        return _of_click(view, before, after, actions[-1])
+    after = _of_clicks(view, after, actions)
+    return after, after
+
+
+def _begun(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box], adjust: Adjust) -> np.ndarray:
     """A new mask (H, W)."""
-    evidence = begin(embedding, mask, actions)
-    view = evidence.view
-    after = _of_clicks(view, evidence.cut(view, mask, actions)[1], actions)
-    finer = _finer(embedding, view, after)
-    if finer is not None:
-        view = finer
-        after = _of_clicks(view, evidence.cut(view, mask, actions)[1], actions)
+    evidence = adjust(embedding, begin(embedding, mask, actions), mask, actions)
+    view, _, after = _cut(embedding, evidence, mask, actions)
     result = np.zeros_like(mask)
     x0, y0, x1, y1 = view.window
     result[y0:y1, x0:x1] = view.up(after)
@@ -83,15 +100,10 @@ def _begun(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box
     return result
 
 
-def _corrected(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
+def _corrected(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box], adjust: Adjust) -> np.ndarray:
     """A copy of `mask` (H, W), changed around the click, the last action."""
-    evidence = correct(embedding, mask, actions)
-    view = evidence.view
-    changed, after = _of_click(view, *evidence.cut(view, mask, actions), actions[-1])
-    finer = _finer(embedding, view, changed)
-    if finer is not None:
-        view = finer
-        changed, after = _of_click(view, *evidence.cut(view, mask, actions), actions[-1])
+    evidence = adjust(embedding, correct(embedding, mask, actions), mask, actions)
+    view, changed, after = _cut(embedding, evidence, mask, actions)
     changed = view.up(changed)
     if view.scale < 1:  # the boundary in `mask` may lie anywhere in the view's pixels
         side = 2 * int(np.ceil(0.75 / view.scale)) + 1
@@ -102,12 +114,17 @@ def _corrected(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click |
     return result
 
 
-def _finer(embedding: Embedding, view: View, region: np.ndarray) -> View | None:
-    """A view of what the region (h, w) covers, where it shows notably more; None where not."""
-    if not region.any():
-        return None
-    finer = embedding.view(_around(view, region), FINE)
-    return finer if finer.scale > WORTH * view.scale else None
+def _cut(
+    embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]
+) -> tuple[View, np.ndarray, np.ndarray]:
+    """(view, changed, after), cut in the evidence's view and, where it shows notably more, in a finer one of the change."""
+    view = evidence.view
+    changed, after = answer(evidence, view, mask, actions)
+    if changed.any():
+        finer = embedding.view(_around(view, changed), FINE)
+        if finer.scale > WORTH * view.scale:
+            return finer, *answer(evidence, finer, mask, actions)
+    return view, changed, after
 
 
 def _of_clicks(view: View, after: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:

@@ -32,15 +32,23 @@ class Evidence:
     nearness: np.ndarray  # (h, w) float32 nats, for the foreground where the positive clicks are nearer
     keep: np.ndarray | None  # (h, w) float32 nats for the label that a pixel has
     disc: float  # px of the image: radius of what the new action fixes
+    distance: float = 0.0  # px of the view: from a correcting click to the nearest pixel of its label; 0 of a beginning
+    learned: np.ndarray | None = None  # (3, h, w) float32: nats, and by how much the colours' and `keep` count for more
 
     def cut(self, view: View, mask: np.ndarray, actions: Sequence[Click | Box]) -> tuple[np.ndarray, np.ndarray]:
         """(before, after): the mask (H, W) as `view` shows it and as the evidence has it; (h, w) of `view`, which lies
         in the evidence's own view and may be finer."""
         before = view.down(mask)
-        unary = self.table[view.bins] + self.view.crop(self.nearness, view)
-        if self.keep is not None:
-            unary += self.view.crop(self.keep, view) * np.where(before, 1, -1)
+        colour, keep = self.table[view.bins], self.kept(view, before)
+        unary = colour + self.view.crop(self.nearness, view) + keep
+        if self.learned is not None:
+            nats, of_colour, of_keep = (self.view.crop(values, view) for values in self.learned)
+            unary += nats + of_colour * colour + of_keep * keep
         return before, min_cut(unary, view.contrast, fixed_labels(view, actions, self.disc))
+
+    def kept(self, view: View, before: np.ndarray) -> np.ndarray | float:
+        """(h, w) nats of `view` for the foreground, by the label that each pixel has in `before` (h, w)."""
+        return 0.0 if self.keep is None else self.view.crop(self.keep, view) * np.where(before, 1, -1)
 
 
 def fixed_labels(view: View, actions: Sequence[Click | Box], disc: float) -> np.ndarray:
@@ -98,9 +106,9 @@ def begin(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Box]
     nearness = _nearness(embedding, to_positive, to_negative)
     weight = inside.astype(np.float32) if inside.any() else _share(embedding, to_positive, to_negative)
     weight = np.where(fixed == 0, weight, fixed > 0)
-    similar = _similar(view, last) if isinstance(last, Click) else 1
+    alike = similar(view, last) if isinstance(last, Click) else 1
     for rest in range(ROUNDS, -1, -1):
-        table = _colours(embedding, view, weight, weight * similar, True)
+        table = _colours(embedding, view, weight, weight * alike, True)
         evidence = Evidence(view, table, nearness, None, disc)
         if rest:
             _, after = evidence.cut(view, mask, actions)
@@ -130,21 +138,21 @@ def correct(embedding: Embedding, mask: np.ndarray, actions: Sequence[Click | Bo
     squared = ((columns - x) ** 2 + (rows - y) ** 2).astype(np.float32)
     reach = np.exp(-squared / (2 * max(distance * REACH, 4.0) ** 2))
     shell = np.exp(-(((depth(before) + depth(~before)) / distance) ** 2) / 2)
-    place, similar = np.exp(-squared / (2 * (LIKE[0] * distance) ** 2)), _similar(view, click)
+    place, alike = np.exp(-squared / (2 * (LIKE[0] * distance) ** 2)), similar(view, click)
     if not click.positive:
         at = embedding.whole.point(click.x, click.y)[::-1]
         to_click = np.maximum(embedding.superpixels.distance([embedding.superpixels.labels[at]]), 0.5)
         claim = embedding.whole.crop(_share(embedding, to_click, to_positive), view)
-        reach, place = np.maximum(reach, claim * similar), np.maximum(place, claim * before)
-    like = place * similar
+        reach, place = np.maximum(reach, claim * alike), np.maximum(place, claim * before)
+    like = place * alike
     like[fixed != 0] = 0
     like[(fixed == (1 if click.positive else -1)) & (squared <= DISC**2)] = 1
     weight = np.where(fixed == 0, before * (1 - like) + click.positive * like, fixed > 0)
     keep = KEEP * CONFIDENCE * (1 - np.maximum(reach, SHELL * shell))
-    return Evidence(view, _colours(embedding, view, weight, like, click.positive), nearness, keep, disc)
+    return Evidence(view, _colours(embedding, view, weight, like, click.positive), nearness, keep, disc, distance)
 
 
-def _similar(view: View, click: Click) -> np.ndarray:
+def similar(view: View, click: Click) -> np.ndarray:
     """(h, w) in [0, 1]: how like the clicked colour each pixel's is."""
     x, y = view.point(click.x, click.y)
     differs = ((view.lab - cv2.blur(view.lab, (3, 3))[y, x]) ** 2).sum(axis=-1)
