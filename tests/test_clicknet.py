@@ -10,9 +10,8 @@ import torch
 
 from segagent.environment import Environment
 from segagent.errors import CheckpointError
-from segagent.masks import iou
 from segagent.segmenters import Segmenter, load_segmenter
-from segagent.segmenters.classical.evidence import begin, correct
+from segagent.segmenters.classical.evidence import correct
 from segagent.segmenters.classical.views import encode
 from segagent.segmenters.clicknet import ClickNetSegmenter
 from segagent.segmenters.clicknet_maps import MAPS, maps_of
@@ -69,6 +68,14 @@ def test_an_untrained_network_is_the_classical_segmenter(picture, model):
     assert any((a != b).any() for a, b in zip(told, masks_of(GrabCutSegmenter(), picture[0]), strict=True))
 
 
+def test_a_beginning_is_the_classical_segmenters(picture, model):
+    for action in (ACTIONS[0], Box(30, 20, 120, 100)):
+        told, classical = (
+            masks_of(s, picture[0], [action]) for s in (ClickNetSegmenter(model, device="cpu"), GrabCutSegmenter())
+        )
+        np.testing.assert_array_equal(told[0], classical[0])
+
+
 def test_clicked_pixels_keep_their_label_whatever_the_network_says(picture, model):
     masks = masks_of(ClickNetSegmenter(model, device="cpu"), picture[0])
     for count, mask in enumerate(masks, 1):
@@ -80,18 +87,16 @@ def test_the_unary_costs_trained_on_are_those_that_are_cut(picture, model):
     image, target = picture
     embedding = encode(image)
     segmenter = ClickNetSegmenter(model, device="cpu")
-    for mask, make in ((np.zeros_like(target), begin), (disc(target.shape, 60, 50, 30), correct)):
-        evidence = make(embedding, mask, ACTIONS[:1])
-        maps = maps_of(embedding, evidence, mask, ACTIONS[:1])
-        assert maps.shape == (len(MAPS), *evidence.view.size)
-        assert np.abs(maps).max() <= 1
-        learned = segmenter.corrected(evidence, maps).learned
-        view = evidence.view
-        colour, kept = evidence.table[view.bins], evidence.kept(view, view.down(mask))
-        nearness = view.crop(evidence.nearness, view)
-        expected = colour * (1 + learned[1]) + nearness + kept * (1 + learned[2]) + learned[0]
-        with torch.inference_mode():
-            np.testing.assert_allclose(model.unary(torch.from_numpy(maps)[None])[0], expected, atol=1e-3)
+    mask = disc(target.shape, 60, 50, 30)
+    evidence = correct(embedding, mask, ACTIONS[:1])
+    view, maps = evidence.view, maps_of(embedding, evidence, mask, ACTIONS[:1])
+    assert maps.shape == (len(MAPS), *view.size)
+    assert np.abs(maps).max() <= 1
+    learned = segmenter.corrected(evidence, maps).learned
+    colour, kept = evidence.table[view.bins], evidence.kept(view, view.down(mask))
+    expected = colour * (1 + learned[1]) + evidence.nearness + kept * (1 + learned[2]) + learned[0]
+    with torch.inference_mode():
+        np.testing.assert_allclose(model.unary(torch.from_numpy(maps)[None])[0], expected, atol=1e-3)
 
 
 @torch.inference_mode()
@@ -155,28 +160,13 @@ def test_scenes_are_seeded_and_examples_show_what_they_ask_for():
         assert np.count_nonzero(target) >= clicknet_scenes.LEAST_SHOWN
 
 
-def test_weights_are_where_the_click_is_meant_and_the_classical_segmenter_errs():
-    maps = np.zeros((len(MAPS), 20, 30), np.float32)
-    before, after, fixed = (maps[MAPS.index(name)] for name in ("before", "after", "fixed"))
-    before[:], after[:] = -1, -1
-    target = np.zeros((20, 30), bool)
-    target[2:6, 2:6] = target[10:14, 2:6] = True  # both missed, the first one clicked
-    after[2:6, 2:6], after[10:14, 2:6], after[10:14, 20:24] = 1, 1, 1
-    fixed[3, 3] = 1
-    weight = clicknet_states.weights(maps, target, (3, 3))
-    assert weight[3, 3] == 0
-    assert weight[2, 2] == weight[12, 22] == 1
-    assert weight[12, 3] == weight[0, 0] == clicknet_states.ELSEWHERE
-
-
 def test_states_come_back_as_they_were_packed(picture):
     states = clicknet_states.roll_out(None, *picture, np.random.default_rng(3))
     assert 1 <= len(states) <= clicknet_states.CLICKS
-    maps, target, weight = clicknet_states.unpack(states[0])
+    maps, target = clicknet_states.unpack(states[0])
     assert maps.shape == (len(MAPS), *target.shape)
-    again = clicknet_states.pack(maps, target > 0, weight)
+    again = clicknet_states.pack(maps, target > 0)
     np.testing.assert_array_equal(again, states[0])
-    assert iou(target > 0, states[0][-2] > 0) == 1
     first, second = (clicknet.augmented(states[0], np.random.default_rng(5)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert first[1].sum() == target.sum()
@@ -187,10 +177,10 @@ def test_training_lowers_the_loss(picture):
     model = ClickNetModel(ClickNetConfig(widths=(4, 4, 8)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     state = clicknet_states.roll_out(None, *picture, np.random.default_rng(3))[0]
-    maps, target, weight = (torch.from_numpy(a)[None] for a in clicknet_states.unpack(state))
+    maps, target = (torch.from_numpy(a)[None] for a in clicknet_states.unpack(state))
     losses = []
     for _ in range(30):
-        loss = clicknet.loss_of(model, maps, target, weight)
+        loss = clicknet.loss_of(model, maps, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,6 +2,8 @@
 
     python -m train.clicknet --out runs/clicknet --minutes 60
 
+The network is for corrections: beginnings stay the classical segmenter's, for a network trained on pixels makes them too small.
+
 Round by round: roll-outs of clicks on scenes are written to `--out`/states, the first by the classical segmenter, each other
 by the network trained so far; then the network is trained on all of them, in ever other flips and colours, by the cross
 entropy of the unary costs that the cut gets from it. Resumes from `--out` after an interruption; `clicknet.jsonl` there is
@@ -28,33 +30,40 @@ from segagent.annotator import next_click
 from segagent.masks import iou
 from segagent.segmenters.classical.views import encode
 from segagent.segmenters.clicknet import ClickNetSegmenter
+from segagent.segmenters.clicknet_maps import MAPS
 from segagent.segmenters.clicknet_model import ClickNetConfig, ClickNetModel
 from segagent.segmenters.grabcut import GrabCutSegmenter, predict_one
 from train.clicknet_scenes import make_cache
 from train.clicknet_states import examples, make_states, unpack
 
 HELD_OUT, HELD_OUT_SEED, HELD_OUT_CLICKS = 64, 1, 10  # examples of scenes that are not trained on, and clicks on them
+SCALE = 1.5  # what the nats of the cut are divided by to be log odds: the classical evidence fits the truth best so
+FAR = 0.2  # weight of pixels far from the last click
 SAVE_EVERY = 300  # seconds
 LOG_EVERY = 60
 
 
-def augmented(state: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(maps (1, len(MAPS), h, w), target (1, h, w), weight (1, h, w)) float32 of a packed state, flipped, turned and of
-    other lightness and hue."""
+def augmented(state: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(maps (1, len(MAPS), h, w), target (1, h, w)) float32 of a packed state, flipped, turned, of other light and hue."""
     if rng.random() < 0.5:
         state = state.transpose(0, 2, 1)
-    maps, target, weight = unpack(state[:, :: rng.choice((1, -1)), :: rng.choice((1, -1))])
+    maps, target = unpack(state[:, :: rng.choice((1, -1)), :: rng.choice((1, -1))])
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]], np.float32)
     maps[1:3] = np.einsum("ij,jhw->ihw", turn * rng.uniform(0.7, 1.3), maps[1:3])
     maps[0] = maps[0] * rng.uniform(0.7, 1.2) * rng.choice((1, -1)) + rng.uniform(-0.2, 0.2)
     maps[:3].clip(-1, 1, out=maps[:3])
-    return tuple(torch.from_numpy(np.ascontiguousarray(a))[None] for a in (maps, target, weight))
+    return tuple(torch.from_numpy(np.ascontiguousarray(a))[None] for a in (maps, target))
 
 
-def loss_of(model: ClickNetModel, maps: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The mean cross entropy, nats, of the pixels of a view by their weight."""
-    losses = functional.binary_cross_entropy_with_logits(model.unary(maps), target, reduction="none")
+def loss_of(model: ClickNetModel, maps: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The mean cross entropy, nats, of the pixels that no click fixes; those about the last one count for more.
+
+    No weight may depend on the target: the network would learn to believe in what weighs more.
+    """
+    near, fixed = (maps[:, MAPS.index(name)] for name in ("last wide", "fixed"))
+    weight = (FAR + (1 - FAR) * near.abs()) * (fixed == 0)
+    losses = functional.binary_cross_entropy_with_logits(model.unary(maps) / SCALE, target, reduction="none")
     return (losses * weight).sum() / weight.sum().clamp(min=1)
 
 
@@ -124,8 +133,8 @@ class Run:
         self.optimizer.zero_grad()
         total = 0.0
         for index in rng.integers(len(states), size=self.batch):
-            maps, target, weight = (t.to(self.model.device) for t in augmented(states[index], rng))
-            loss = loss_of(self.model, maps.contiguous(memory_format=torch.channels_last), target, weight) / self.batch
+            maps, target = (t.to(self.model.device) for t in augmented(states[index], rng))
+            loss = loss_of(self.model, maps.contiguous(memory_format=torch.channels_last), target) / self.batch
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

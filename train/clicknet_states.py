@@ -1,4 +1,4 @@
-"""What ClickNet is trained on: what it sees of the clicks of roll-outs on procedural scenes, with the truth beside it.
+"""What ClickNet is trained on: what it sees of the corrections in roll-outs on procedural scenes, with the truth beside it.
 
 The clicks go where the segmenter in the loop errs: first the classical one, then the one with the network trained so far
 (after DAgger, Ross et al., 2011), so that the network meets its own mistakes. States are packed as bytes, in files that are
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -31,33 +30,19 @@ GOOD = 0.96  # IoU at which it ends
 REFINED = 0.25  # share of roll-outs that begin with a wrong mask
 BOXED = 0.1  # share of the others that begin with a box
 STRAY = 0.2  # share of clicks anywhere in the error region instead of its centre, as people's are
-ELSEWHERE = 0.15  # weight of pixels that neither the click is meant for nor the classical segmenter gets wrong
 SHARD = 32  # roll-outs a file
-LAYERS = len(MAPS) + 2  # bytes a pixel: the maps, the target, its weight
+LAYERS = len(MAPS) + 1  # bytes a pixel: the maps and the target
 
 
-def pack(maps: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """maps (len(MAPS), h, w) in [-1, 1], target (h, w) bool, weight (h, w) in [0, 1] → (LAYERS, h, w) int8."""
-    return np.concatenate([np.rint(maps * 127), target[None], np.rint(weight * 127)[None]]).astype(np.int8)
+def pack(maps: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """maps (len(MAPS), h, w) in [-1, 1], target (h, w) bool → (LAYERS, h, w) int8."""
+    return np.concatenate([np.rint(maps * 127), target[None]]).astype(np.int8)
 
 
-def unpack(state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The inverse of `pack`, all float32."""
+def unpack(state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of `pack`, both float32."""
     values = state.astype(np.float32)
-    values[: len(MAPS)] /= 127
-    return values[: len(MAPS)], values[-2], values[-1] / 127
-
-
-def weights(maps: np.ndarray, target: np.ndarray, at: tuple[int, int] | None) -> np.ndarray:
-    """(h, w) in [0, 1]: 1 where the part of the mask's error that holds the click at (column, row) is, and where the
-    classical segmenter errs; 0 where the label is fixed."""
-    before, after = (maps[MAPS.index(name)] > 0 for name in ("before", "after"))
-    wrong = before != target
-    if at is not None:
-        _, parts = cv2.connectedComponents(wrong.astype(np.uint8), connectivity=8)
-        wrong &= parts == parts[at[::-1]]
-    fixed = maps[MAPS.index("fixed")] != 0
-    return np.where(wrong | (after != target), 1, ELSEWHERE) * ~fixed
+    return values[:-1] / 127, values[-1]
 
 
 class Recorder:
@@ -69,10 +54,10 @@ class Recorder:
     def __call__(
         self, embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]
     ) -> Evidence:
-        maps, view, last = maps_of(embedding, evidence, mask, actions), evidence.view, actions[-1]
-        target = view.down(self.target)
-        at = view.point(last.x, last.y) if isinstance(last, Click) else None
-        self.states.append(pack(maps, target, weights(maps, target, at)))
+        if evidence.keep is None:  # a beginning, which is left as it is
+            return evidence
+        maps = maps_of(embedding, evidence, mask, actions)
+        self.states.append(pack(maps, evidence.view.down(self.target)))
         return evidence if self.segmenter is None else self.segmenter.corrected(evidence, maps)
 
 
@@ -100,7 +85,7 @@ def strayed(click: Click, mask: np.ndarray, target: np.ndarray, rng: np.random.G
 def roll_out(
     segmenter: ClickNetSegmenter | None, image: np.ndarray, target: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """The packed states of clicks on an image (H, W, 3) towards a target (H, W) bool."""
+    """The packed states of the corrections of an image (H, W, 3) towards a target (H, W) bool."""
     embedding, recorder, actions = encode(image), Recorder(segmenter, target), []
     mask = corrupt(target, rng)[0] if rng.random() < REFINED else np.zeros_like(target)
     for _ in range(CLICKS):

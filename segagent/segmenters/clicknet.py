@@ -24,7 +24,8 @@ from segagent.types import Box, Click
 
 
 class ClickNetSegmenter(GrabCutSegmenter):
-    """A ClickNetModel around the classical segmenter. The network looks once at a click, at the coarser view."""
+    """A ClickNetModel around the classical segmenter. It looks once at a correcting click, at the coarser view; beginnings
+    are the classical segmenter's."""
 
     def __init__(
         self, model: torch.nn.Module, *, reference: str = "", device: str | torch.device | None = None
@@ -32,7 +33,7 @@ class ClickNetSegmenter(GrabCutSegmenter):
         super().__init__()
         self.reference = reference
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.to(self.device, torch.float32).eval()
+        self.model = model.to(self.device, torch.float32, memory_format=torch.channels_last).eval()
 
     @classmethod
     def from_pretrained(
@@ -50,8 +51,10 @@ class ClickNetSegmenter(GrabCutSegmenter):
     def adjust(
         self, embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]
     ) -> Evidence:
-        """The evidence with what the network says of it."""
-        return self.corrected(evidence, maps_of(embedding, evidence, mask, actions))
+        """The evidence with what the network says of it; that of a beginning as it is, of which the network knows no better."""
+        return (
+            evidence if evidence.keep is None else self.corrected(evidence, maps_of(embedding, evidence, mask, actions))
+        )
 
     @torch.inference_mode()
     def corrected(self, evidence: Evidence, maps: np.ndarray) -> Evidence:
