@@ -108,7 +108,7 @@ def test_views_of_any_size(model, size):
     torch.testing.assert_close(said[1:], model(maps[1:]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_saved_model_is_a_segmenter_by_name(folder, model, picture):
+def test_a_saved_model_is_a_segmenter_by_name(folder, model, picture, tmp_path):
     alike = masks_of(ClickNetSegmenter(model, device="cpu"), picture[0])
     for name in (f"clicknet:{folder}", str(folder)):
         segmenter = load_segmenter(name, device="cpu")
@@ -119,6 +119,9 @@ def test_a_saved_model_is_a_segmenter_by_name(folder, model, picture):
             np.testing.assert_array_equal(ours, theirs)
     for name, weight in model.state_dict().items():
         assert torch.equal(segmenter.model.state_dict()[name], weight), name
+    segmenter.save_pretrained(tmp_path)
+    again = load_segmenter(str(tmp_path), device="cpu")
+    np.testing.assert_array_equal(masks_of(again, picture[0])[-1], alike[-1])
     full = ClickNetModel(ClickNetConfig())
     assert sum(p.numel() for p in full.parameters()) < 200_000
     with pytest.raises(CheckpointError, match="No model can be loaded"):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from segagent.errors import CheckpointError
+from segagent.errors import CheckpointError, SegmenterError
 from segagent.segmenters.classical.evidence import Evidence
 from segagent.segmenters.classical.views import Embedding
 from segagent.segmenters.clicknet_maps import MAPS, maps_of
@@ -47,6 +47,13 @@ class ClickNetSegmenter(GrabCutSegmenter):
         if tuple(model.config.maps) != MAPS:
             raise CheckpointError(f"{name} is a ClickNet for other maps than this version makes: train it again.")
         return cls(model, reference=f"clicknet:{name}", device=device)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes weights (safetensors) and settings, which `from_pretrained` and load_segmenter take. Raises SegmenterError."""
+        try:
+            self.model.save_pretrained(folder)
+        except OSError as error:
+            raise SegmenterError(f"The segmenter cannot be saved to {folder}: {error.strerror or error}.") from error
 
     def adjust(
         self, embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]
