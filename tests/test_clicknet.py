@@ -37,7 +37,7 @@ def picture():
 def model():
     """One that says something, unlike an untrained one."""
     torch.manual_seed(0)
-    model = ClickNetModel(ClickNetConfig(widths=(4, 4, 8)))
+    model = ClickNetModel(ClickNetConfig(widths=(4, 4, 8), strength=1.0))
     torch.nn.init.normal_(model.head.weight, std=2.0)
     return model.eval()
 
@@ -97,6 +97,16 @@ def test_the_unary_costs_trained_on_are_those_that_are_cut(picture, model):
     expected = colour * (1 + learned[1]) + evidence.nearness + kept * (1 + learned[2]) + learned[0]
     with torch.inference_mode():
         np.testing.assert_allclose(model.unary(torch.from_numpy(maps)[None])[0], expected, atol=1e-3)
+
+
+def test_the_strength_says_how_far_the_network_is_followed(picture, model):
+    embedding, mask = encode(picture[0]), disc(picture[1].shape, 60, 50, 30)
+    evidence = correct(embedding, mask, ACTIONS[:1])
+    segmenter = ClickNetSegmenter(ClickNetModel(ClickNetConfig(widths=(4, 4, 8))), device="cpu")
+    segmenter.model.load_state_dict(model.state_dict())
+    whole = ClickNetSegmenter(model, device="cpu").adjust(embedding, evidence, mask, ACTIONS[:1])
+    half = segmenter.adjust(embedding, evidence, mask, ACTIONS[:1])
+    np.testing.assert_allclose(half.learned, whole.learned / 2, atol=1e-4)
 
 
 @torch.inference_mode()

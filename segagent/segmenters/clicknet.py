@@ -65,6 +65,6 @@ class ClickNetSegmenter(GrabCutSegmenter):
 
     @torch.inference_mode()
     def corrected(self, evidence: Evidence, maps: np.ndarray) -> Evidence:
-        """The evidence with what the network says of its maps."""
+        """The evidence with what the network says of its maps, by the strength in its config."""
         learned = self.model(torch.from_numpy(maps)[None].to(self.device))[0].cpu().numpy()
-        return replace(evidence, learned=learned)
+        return replace(evidence, learned=self.model.config.strength * learned)

@@ -26,6 +26,7 @@ class ClickNetConfig(PreTrainedConfig):
 
     maps: tuple[str, ...] | list[str] = MAPS  # what it sees, in this order
     widths: tuple[int, ...] | list[int] = (24, 32, 48, 48)  # channels at strides 2, 4, 8, 16
+    strength: float = 0.5  # how far the segmenter follows it: it learned from scenes, and photographs are others
 
 
 class _Block(nn.Module):
