@@ -13,7 +13,7 @@ from segagent.annotator import next_click
 from segagent.data import hres_synth
 from segagent.data.corruptions import KINDS, corrupt
 from segagent.errors import DataError
-from segagent.masks import iou
+from segagent.masks import from_rle, iou
 from train import generate, nano, pretrain, sft
 
 mend()
@@ -78,6 +78,17 @@ def test_an_interrupted_generation_resumes_to_the_same_rows(tmp_path):
     (tmp_path / ".00001.tmp").write_bytes(b"half a shard")
     generate.generate(tmp_path, samples, workers=1, size=3, settings=settings)
     assert [json.dumps(row["steps"]) for row in sft.load_trajectories([tmp_path]).select_columns("steps")] == whole
+
+
+def test_expressions_that_denote_nothing_teach_to_stop_on_the_empty_mask(tmp_path):
+    common = ["--out", str(tmp_path), "--samples", "12", "--size", "96", "--workers", "1", "--decisions"]
+    generate.main([*common, "--absent", "0.9", "--initial", "1", "0", "0", "0"])
+    rows = [row for row in sft.load_trajectories([tmp_path]) if not from_rle(row["target"]).any()]
+    assert 6 <= len(rows) < 12
+    for row in rows:
+        assert [(step["kind"], step["iou_before"]) for step in row["steps"]] == [("stop", 1.0)]
+    with pytest.raises(DataError, match="other settings"):
+        generate.main([*common, "--absent", "0.1", "--initial", "1", "0", "0", "0"])
 
 
 def test_dense_targets_tell_of_the_object_under_each_cell():

@@ -49,7 +49,8 @@ def make_shard(
 ) -> dict[str, int]:
     """Writes shard `number` and returns its counts; a sample that cannot be read, or has no target, is skipped and counted."""
     shares, decisions = rules.pop("shares"), rules.pop("decisions")
-    rules.pop("scenes")
+    for name in ("scenes", "absent"):  # what the samples are is settled
+        rules.pop(name, None)
     counts = dict.fromkeys(("trajectories", "actions", "stops", "discarded", "unreadable", "without target"), 0)
     rows = []
     for group in by_image(readable(samples, number * size, (number + 1) * size, counts)):
@@ -111,12 +112,16 @@ def _environment(segmenter: str) -> Environment:
 
 
 class SynthExpressions(Sequence):
-    """HRES-Synth's train split with several expressions for each scene, one sample each: scenes cost more than words."""
+    """HRES-Synth's train split with several expressions for each scene, one sample each: scenes cost more than words.
 
-    def __init__(self, level: str | None, count: int, size: int | None, each: int) -> None:
+    A share `absent` of them denotes nothing: the target is empty, and nothing is to be clicked.
+    """
+
+    def __init__(self, level: str | None, count: int, size: int | None, each: int, absent: float = 0.0) -> None:
         from segagent.data import hres_synth
 
         self.scenes, self.count, self.each = hres_synth("train", level, -(-count // each), size), count, each
+        self.absent = absent
         self._last: tuple[int, tuple] | None = None
 
     def __len__(self) -> int:
@@ -127,22 +132,25 @@ class SynthExpressions(Sequence):
         if self._last is None or self._last[0] != number:
             self._last = number, self.scenes.scene(number)
         scene, found = self._last[1]
-        found = [item for item in found if item[1]]
-        if not found:
-            raise DataError(f"Scene {number} of HRES-Synth {scene.level} has no expression that denotes an object.")
-        text, (target, *_), kind = found[np.random.default_rng([number, nth]).integers(len(found))]
-        others = [item.mask for i, item in enumerate(scene.objects) if i != target]
+        empty = [item for item in found if not item[1]]
+        if not empty or np.random.default_rng([number, nth, 1]).random() >= self.absent:
+            found = [item for item in found if item[1]]
+            if not found:
+                raise DataError(f"Scene {number} of HRES-Synth {scene.level} has no expression that denotes an object.")
+        else:
+            found = empty
+        text, targets, kind = found[np.random.default_rng([number, nth]).integers(len(found))]
+        mask = scene.objects[targets[0]].mask if targets else np.zeros(scene.size, bool)
+        others = [item.mask for i, item in enumerate(scene.objects) if i not in targets]
         meta = {"level": scene.level, "kind": kind, "others": others}
-        return Sample(
-            scene.image, text, scene.objects[target].mask, f"hres-synth/{scene.level}/{number}/{nth}", meta=meta
-        )
+        return Sample(scene.image, text, mask, f"hres-synth/{scene.level}/{number}/{nth}", meta=meta)
 
 
-def open_source(name: str, count: int, size: int | None, each: int) -> Sequence[Sample]:
+def open_source(name: str, count: int, size: int | None, each: int, absent: float = 0.0) -> Sequence[Sample]:
     """`count` samples of HRES-Synth ("hres-synth[:LEVEL]", several expressions for each scene), or any other data by one string."""
     kind, _, level = name.partition(":")
     if kind == "hres-synth":
-        return SynthExpressions(level or None, count, size, each)
+        return SynthExpressions(level or None, count, size, each, absent)
     from segagent.data import sources
 
     return First(sources.open_source(name), count)
@@ -217,6 +225,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--size", type=int, default=None, help="px, longest side of HRES-Synth's scenes")
     parser.add_argument("--each", type=int, default=3, help="expressions for each scene of HRES-Synth")
+    parser.add_argument(
+        "--absent", type=float, default=0.0, help="share of expressions of HRES-Synth that denote nothing"
+    )
     parser.add_argument("--segmenter", default="grabcut")
     parser.add_argument("--steps", type=int, default=7, help="T, the most actions of a trajectory")
     parser.add_argument("--stop", type=float, default=0.9, help="tau_stop, an IoU")
@@ -234,9 +245,9 @@ def main(argv: list[str] | None = None) -> None:
     settings = {
         "segmenter": args.segmenter, "source": args.source, "seed": args.seed, "steps": args.steps,
         "stop": args.stop, "gain": args.gain, "shares": shares.tolist(), "scenes": [args.size, args.each],
-        "decisions": args.decisions,
+        "decisions": args.decisions, "absent": args.absent,
     }  # fmt: skip
-    samples = open_source(args.source, args.samples, args.size, args.each)
+    samples = open_source(args.source, args.samples, args.size, args.each, args.absent)
     counts = generate(args.out, samples, workers=args.workers, size=args.shard, settings=settings, ray=args.ray)
     if counts and not counts["trajectories"]:
         raise DataError(

@@ -15,15 +15,15 @@ export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=53
 python -m train.generate --out "$OUT/trajectories" --samples "$TRAJECTORIES" --steps 6 \
     --initial 0.5 0.1 0.2 0.2 --shard "$SHARD" --workers "$WORKERS"
 # And single decisions, which cost no segmenter: above all where to click first, on many more scenes.
-python -m train.generate --decisions --out "$OUT/decisions" --samples "$((3 * TRAJECTORIES))" --size 192 --seed 1 \
-    --initial 0.55 0.15 0.15 0.15 --shard "$((4 * SHARD))" --workers "$WORKERS"
+python -m train.generate --decisions --out "$OUT/decisions" --samples "$((5 * TRAJECTORIES))" --size 192 --seed 1 \
+    --absent 0.06 --initial 0.55 0.15 0.15 0.15 --shard "$((4 * SHARD))" --workers "$WORKERS"
 
 tune=(--prompt "{expression}" --freeze-vision --batch "$BATCH" --weight-decay 0.05 --steps "$STEPS")
 [ -e "$OUT/sft/segagent.json" ] || python -m train.sft --model "$OUT/vision" --out "$OUT/sft" --rate 5e-4 --data "$OUT/trajectories" "$OUT/decisions" "${tune[@]}"
 
 star() { # METHOD: rounds of StaR+, and of StaR with as many batches to compare with
     python -m train.star --method "$1" --model "$OUT/sft" --data "$OUT/trajectories" "$OUT/decisions" --out "$OUT/$1" --rounds "$ROUNDS" \
-        --samples "$RUNS" --count "$COUNT" --shard "$SHARD" --workers "$WORKERS" "${@:2}" -- --rate 3e-4 "${tune[@]}"
+        --samples "$RUNS" --absent 0.06 --count "$COUNT" --shard "$SHARD" --workers "$WORKERS" "${@:2}" -- --rate 3e-4 "${tune[@]}"
 }
 star star+
 [ -n "${BASELINE:-}" ] && star star --stop 0.8

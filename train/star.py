@@ -205,6 +205,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--samples", type=int, default=1000, help="runs a round")
     parser.add_argument("--size", type=int, default=None, help="px, longest side of HRES-Synth's scenes")
     parser.add_argument("--each", type=int, default=1, help="expressions for each scene of HRES-Synth")
+    parser.add_argument(
+        "--absent", type=float, default=0.0, help="share of expressions of HRES-Synth that denote nothing"
+    )
     parser.add_argument("--horizon", type=int, default=7, help="T, the most actions of a run")
     parser.add_argument("--stop", type=float, default=0.9, help="tau_stop, an IoU; for StaR, when a run ends well")
     parser.add_argument("--temperature", type=float, default=0.0, help="of the roll-outs; 0 is greedy")
@@ -233,7 +236,7 @@ def main(argv: list[str] | None = None) -> None:
     if record.exists() and record.read_text() != text:
         raise DataError(f"{args.out} holds rounds of other settings (settings.json): choose another --out.")
     record.write_text(text)
-    samples = open_source(args.source, args.samples, args.size, args.each)
+    samples = open_source(args.source, args.samples, args.size, args.each, args.absent)
     if args.count and not (args.out / "round-0" / "report" / "report.json").exists():
         measure(args.model, args.out / "round-0" / "report", args)
     for number in range(1, args.rounds + 1):
