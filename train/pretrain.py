@@ -47,8 +47,8 @@ EMPTY, ABSENT = 0.45, 0.06  # shares of samples that start from the empty mask, 
 # `click` is one class of each cell, and softmax is over the cells.
 SEEN = {"row": GRID, "column": GRID, "color": len(COLORS), "shape": len(SHAPES), "here": 2, "x2": 10, "y2": 10}
 MEANT = {"meant": 2, "sign": 3, "iou": 1, "click": 1, "clicked_x2": 10, "clicked_y2": 10}
-WEIGHTS = {"row": 0.1, "column": 0.1, "here": 2.0, "iou": 3.0, "meant": 2.0, "click": 2.0}
-ANSWER_WEIGHT = 4.0
+WEIGHTS = {"row": 0.6, "column": 0.6, "here": 2.0, "iou": 3.0, "meant": 2.0, "click": 2.0}
+ANSWER_WEIGHT = 16.0  # a mean over some fifteen tokens, of which four say where
 
 
 def deepest(region: np.ndarray) -> np.ndarray:
