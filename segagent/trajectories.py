@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from segagent.environment import check_action
 from segagent.errors import DataError, MaskError
 from segagent.grammar import Grammar
 from segagent.masks import from_rle, overlay, to_rle
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Features
 
 ENDS = ("stop", "steps", "malformed", "converged", "open")
+# What Pillow raises on what is no picture, or a damaged one: a broken chunk of a PNG is a SyntaxError, a false size a bomb.
+_UNREADABLE = (OSError, AttributeError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 
 
 def features() -> Features:
@@ -140,7 +143,7 @@ def decode_image(value: Any) -> np.ndarray:
         if isinstance(value, Mapping):
             value = Image.open(value["path"] if value.get("bytes") is None else io.BytesIO(value["bytes"]))
         return np.asarray(value.convert("RGB"))
-    except (OSError, UnidentifiedImageError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"The image column holds no readable picture: {error}.") from error
 
 
@@ -175,6 +178,10 @@ def _entries(steps: Any) -> list[Mapping[str, Any]]:
 
 
 def _action(entry: Mapping[str, Any]) -> Action:
+    needed = {"click": ("x", "y", "positive"), "box": ("x", "y", "x1", "y1")}.get(entry["kind"], ())
+    absent = [name for name in needed if entry[name] is None or entry[name] != entry[name]]  # null or nan
+    if absent:
+        raise DataError(f"A {entry['kind']} has no {', '.join(absent)}: it needs {', '.join(needed)}.")
     if entry["kind"] == "click":
         return Click(entry["x"], entry["y"], bool(entry["positive"]), entry["frame"] or 0)
     if entry["kind"] == "box":
@@ -237,7 +244,7 @@ def sft_rows(
     `images` holds the picture (H, W) with the mask painted on, as PIL. An undo, what it took back, and an end that is no
     decision (all but "stop") teach nothing and give no row. The IoU said is the true one where it is known.
     `only` draws one of the decisions, by its place among those that teach. `paint(image, mask)` paints in place of
-    `overlay`, e.g. smaller. Raises DataError and MaskError.
+    `overlay`, e.g. smaller. Raises DataError, MaskError, and ActionError for a point outside the picture.
     """
     grammar = grammar or Grammar()
     image = decode_image(row["image"])
@@ -248,9 +255,12 @@ def sft_rows(
         said = entry["predicted_iou"] if entry["iou_before"] is None else entry["iou_before"]
         if action is None and said is None:
             continue  # a person's stop on a picture without a target: no IoU to say
-        text = grammar.format(action, said, image.shape[:2])
-        mask = from_rle(entry["mask"])
-        painted = Image.fromarray(overlay(image, mask, color, alpha)) if paint is None else paint(image, mask)
+        state = State(image, from_rle(entry["mask"]))
+        if action is not None:
+            check_action(state, action)  # the words for a point outside would be those of the border
+        text = grammar.format(action, said, state.size)
+        paint_on = paint or (lambda *on: Image.fromarray(overlay(*on, color, alpha)))
+        painted = paint_on(state.image, state.mask)
         yield {
             "images": [painted],
             "prompt": prompt,

@@ -1,6 +1,7 @@
 """HRES: the layouts of its sources, what is left out and why, and the way to the Hub and back."""
 
 import errno
+import io
 import re
 import warnings
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from PIL import Image
 
 from segagent.data._hres_sources import category_of, words
-from segagent.data.hres import build_hres, load_hres, push_hres
-from segagent.errors import DataError
+from segagent.data.hres import build_hres, from_row, load_hres, push_hres
+from segagent.errors import DataError, SegAgentError
 from segagent.segmenters.base import Prediction
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "dis5k"
@@ -297,3 +298,21 @@ def test_a_repository_that_is_not_hres_or_not_there(hub, tmp_path):
         load_hres("ada/other", "test")
     with pytest.raises(DataError, match=r"Cannot load ada/other: .*train"):
         load_hres("ada/other", "train")
+
+
+def test_a_row_whose_picture_or_mask_is_absent_or_damaged_is_one_sentence():
+    files = {}
+    for kind, values in (("png", np.zeros((20, 30, 3), np.uint8)), ("bmp", np.zeros((20, 30), np.uint8))):
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, kind)
+        files[kind] = buffer.getvalue()
+    good = {"id": "a", "expression": "the bag", "image": {"bytes": files["png"], "path": None}}
+    good["mask"] = {"bytes": files["bmp"], "path": None}
+    assert from_row(good).target.shape == (20, 30)
+    for key in ("image", "mask"):
+        with pytest.raises(DataError, match=f"has no {key}"):
+            from_row({**good, key: None})
+        huge = files["bmp"][:18] + (60_000).to_bytes(4, "little") * 2 + files["bmp"][26:]
+        for data in (b"", huge, files["png"][:50]):
+            with pytest.raises(SegAgentError):
+                from_row({**good, key: {"bytes": data, "path": None}})

@@ -1,5 +1,6 @@
 """Trajectory rows: to parquet and back without loss, and what trainers are given of them."""
 
+import io
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segagent.data.chat import export_chat
-from segagent.errors import DataError
+from segagent.errors import ActionError, DataError
 from segagent.grammar import Grammar
 from segagent.masks import overlay
 from segagent.trajectories import decode_image, features, from_row, sft_rows, to_row
@@ -180,5 +181,27 @@ def test_bad_rows_are_named():
         from_row({**good, "steps": good["steps"][2:]})
     with pytest.raises(DataError, match="no readable picture"):
         from_row({**good, "image": {"bytes": b"nothing", "path": None}})
+    for name in ("x", "positive"):
+        for nothing in (None, float("nan")):
+            with pytest.raises(DataError, match=f"A click has no {name}"):
+                list(sft_rows({**good, "steps": [{**good["steps"][0], name: nothing}, good["steps"][-1]]}))
+    with pytest.raises(ActionError, match="outside the image"):
+        list(sft_rows({**good, "steps": [{**good["steps"][0], "x": 400.0}, good["steps"][-1]]}))
     with pytest.raises(DataError, match="style is one of"):
         export_chat([good], "unused", "alpaca")
+
+
+def test_a_damaged_picture_is_one_sentence_whatever_the_decoder_says():
+    """Pillow says SyntaxError for a broken chunk of a PNG, and DecompressionBombError for a false size."""
+    whole = {}
+    for kind in ("png", "bmp"):
+        buffer = io.BytesIO()
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(buffer, kind)
+        whole[kind] = buffer.getvalue()
+    chunk = whole["png"].rfind(b"IDAT")
+    bad = [whole["png"][: chunk - 4] + b"\xff\x00\x00\x00\x88\xfa\x01" + whole["png"][chunk + 3 :]]
+    bad += [whole["png"][:33] + b"\x00\x00\x00\x02a\x88\xfahxxyyyy" + whole["png"][33:]]
+    bad += [whole["bmp"][:18] + (60_000).to_bytes(4, "little") * 2 + whole["bmp"][26:], b""]
+    for data in bad:
+        with pytest.raises(DataError, match="no readable picture"):
+            decode_image({"bytes": data, "path": None})

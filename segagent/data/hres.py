@@ -180,6 +180,9 @@ def load_hres(
 def from_row(row: Mapping[str, Any]) -> Sample:
     """The sample of one row whose pictures are not decoded yet ({"bytes", "path"})."""
     pictures = ("image", "mask")
+    missing = [key for key in pictures if row[key] is None]
+    if missing:
+        raise DataError(f"The row has no {' and no '.join(missing)}: leave it out of the data set.")
     image, mask = (row[key]["bytes"] if row[key]["bytes"] is not None else row[key]["path"] for key in pictures)
     meta = {key: value for key, value in row.items() if key not in (*pictures, "id", "expression")}
     return Sample(load_image(image), row["expression"], _mask(mask), row["id"], meta=meta)
@@ -187,7 +190,7 @@ def from_row(row: Mapping[str, Any]) -> Sample:
 
 def _mask(source: bytes | str) -> np.ndarray:
     """(H, W) bool of an encoded mask; the usual one, a grey PNG, by OpenCV, which is twice as quick as Pillow."""
-    if isinstance(source, bytes):
+    if isinstance(source, bytes) and source.startswith(b"\x89PNG"):  # of other kinds OpenCV raises on damaged ones
         grey = cv2.imdecode(np.frombuffer(source, np.uint8), cv2.IMREAD_UNCHANGED)
         if grey is not None and grey.ndim == 2 and grey.dtype == np.uint8:
             mask = grey >= (128 if cv2.minMaxLoc(grey)[1] > 1 else 1)
