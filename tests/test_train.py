@@ -14,7 +14,7 @@ from segagent.data import hres_synth
 from segagent.data.corruptions import KINDS, corrupt
 from segagent.errors import DataError
 from segagent.masks import from_rle, iou
-from train import generate, nano, pretrain, sft
+from train import dense, generate, nano, pretrain, sft
 
 mend()
 from transformers import AutoProcessor  # noqa: E402
@@ -94,16 +94,16 @@ def test_expressions_that_denote_nothing_teach_to_stop_on_the_empty_mask(tmp_pat
 def test_dense_targets_tell_of_the_object_under_each_cell():
     scene, _ = hres_synth("train", "easy", 1).scene(0)
     height, width = scene.size
-    grid, empty = pretrain.GRID, np.zeros(scene.size, bool)
-    targets = pretrain.describe(scene, empty, meant=0)
+    grid, empty = dense.GRID, np.zeros(scene.size, bool)
+    targets = dense.describe(scene, empty, meant=0)
     for number, item in enumerate(scene.objects):
         y, x = np.argwhere(item.mask)[np.count_nonzero(item.mask) // 2]
         row, column = int(y / height * grid), int(x / width * grid)
-        if targets["color"][row, column] == pretrain.IGNORE:
+        if targets["color"][row, column] == dense.IGNORE:
             continue  # too thin here to cover a tenth of the cell
         seen = {name: float(values[row, column]) for name, values in targets.items()}
-        assert pretrain.COLORS[int(seen["color"])] == item.color
-        assert pretrain.SHAPES[int(seen["shape"])] == item.shape
+        assert dense.COLORS[int(seen["color"])] == item.color
+        assert dense.SHAPES[int(seen["shape"])] == item.shape
         assert seen["meant"] == (number == 0)
         assert (seen["sign"], seen["iou"]) == (1, 0)
         click = next_click(empty, item.mask)
@@ -115,32 +115,32 @@ def test_dense_targets_tell_of_the_object_under_each_cell():
         if number == 0:
             assert (at["clicked_x2"], at["clicked_y2"]) == (x % 10, y % 10)
     assert (targets["click"] == 1).sum() == 1
-    bare = targets["color"] == pretrain.IGNORE
+    bare = targets["color"] == dense.IGNORE
     assert bare.any()
     assert not targets["meant"][bare].any()
-    right = pretrain.describe(scene, scene.objects[0].mask, meant=0)
+    right = dense.describe(scene, scene.objects[0].mask, meant=0)
     cells = right["meant"] == 1
     assert cells.any()
     assert (right["sign"][cells] == 2).all()  # nothing is left to click
-    assert (right["here"][cells] == pretrain.IGNORE).all()
-    assert (right["click"] == pretrain.IGNORE).all()
+    assert (right["here"][cells] == dense.IGNORE).all()
+    assert (right["click"] == dense.IGNORE).all()
 
 
 def test_dense_targets_of_a_negative_click_lie_on_what_is_too_much():
     scene, _ = hres_synth("train", "easy", 1).scene(0)
     mask = scene.objects[0].mask | scene.objects[1].mask
-    targets = pretrain.describe(scene, mask, meant=0)
+    targets = dense.describe(scene, mask, meant=0)
     click = next_click(mask, scene.objects[0].mask)
     assert not click.positive
     height, width = scene.size
     y, x = np.argwhere(targets["click"] == 1)[0]
     found = x * 10 + targets["clicked_x2"][y, x], y * 10 + targets["clicked_y2"][y, x]
     assert found == (int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100))
-    known = targets["clicked_x2"] != pretrain.IGNORE
+    known = targets["clicked_x2"] != dense.IGNORE
     assert known.sum() > 1  # every cell of it tells where it is deepest there
     for row, column in np.argwhere(known):
-        px = int((column + (targets["clicked_x2"][row, column] + 0.5) / 10) / pretrain.GRID * width)
-        py = int((row + (targets["clicked_y2"][row, column] + 0.5) / 10) / pretrain.GRID * height)
+        px = int((column + (targets["clicked_x2"][row, column] + 0.5) / 10) / dense.GRID * width)
+        py = int((row + (targets["clicked_y2"][row, column] + 0.5) / 10) / dense.GRID * height)
         assert scene.objects[1].mask[max(py - 2, 0) : py + 3, max(px - 2, 0) : px + 3].any()
 
 
@@ -149,9 +149,9 @@ def test_a_batch_teaches_the_answer_alone(untrained):
     samples = [sample for sample, _ in zip(pretrain.Scenes(3), range(4), strict=False)]
     batch = pretrain.Batches(processor)(samples)
     image = batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    assert (image.sum(dim=1) == pretrain.GRID**2).all()
+    assert (image.sum(dim=1) == dense.GRID**2).all()
     for (_, text, answer, _), ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
-        assert processor.tokenizer.decode(labels[labels != pretrain.IGNORE]) == f"{answer}<eos>"
+        assert processor.tokenizer.decode(labels[labels != dense.IGNORE]) == f"{answer}<eos>"
         assert text in processor.tokenizer.decode(ids)
 
 

@@ -30,85 +30,17 @@ from tqdm import tqdm
 
 from segagent._torchvision import mend
 from segagent.annotator import next_click
-from segagent.data import _paint, _shapes
 from segagent.data._expressions import expressions
 from segagent.data._scenes import Scene, make_scene
 from segagent.data.corruptions import corrupt
 from segagent.masks import iou, overlay
-from train.nano import INPUT, STRIDE, grammar
+from train.dense import GRID, IGNORE, MEANT, SEEN, STOP_IOU, describe
+from train.nano import INPUT, grammar
 
-GRID = INPUT // STRIDE
 LEVELS = ("easy", "medium", "easy", "hard", "medium")
-COLORS, SHAPES = list(_paint.COLORS), list(_shapes.SHAPES)
-IGNORE = -100
-STOP_IOU = 0.9
 EMPTY, ABSENT = 0.45, 0.06  # shares of samples that start from the empty mask, and of expressions that mean nothing
-# Heads: name → classes (1: a number). Those of the projected features, and those of the language model's hidden states.
-# `click` is one class of each cell, and softmax is over the cells.
-SEEN = {"row": GRID, "column": GRID, "color": len(COLORS), "shape": len(SHAPES), "here": 2, "x2": 10, "y2": 10}
-MEANT = {"meant": 2, "sign": 3, "iou": 1, "click": 1, "clicked_x2": 10, "clicked_y2": 10}
 WEIGHTS = {"row": 0.6, "column": 0.6, "here": 2.0, "iou": 3.0, "meant": 2.0, "click": 2.0}
 ANSWER_WEIGHT = 16.0  # a mean over some fifteen tokens, of which four say where
-
-
-def deepest(region: np.ndarray) -> np.ndarray:
-    """(2, GRID, GRID) float32: the second digits of x and y of each cell's point deepest in `region`; IGNORE outside it."""
-    padded = cv2.copyMakeBorder(region.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    fine = cv2.resize(depth, (10 * GRID, 10 * GRID), interpolation=cv2.INTER_AREA)
-    cells = fine.reshape(GRID, 10, GRID, 10).transpose(0, 2, 1, 3).reshape(GRID, GRID, 100)
-    digits = np.stack([cells.argmax(-1) % 10, cells.argmax(-1) // 10]).astype(np.float32)
-    return np.where(cells.max(-1) > 0.2, digits, IGNORE)
-
-
-def describe(scene: Scene, mask: np.ndarray, meant: int | None) -> dict[str, np.ndarray]:
-    """name → (GRID, GRID) targets, of an object where it covers a cell most; IGNORE where none covers a tenth of it."""
-    height, width = mask.shape
-    shape = (len(scene.objects), GRID, GRID)
-    found = {name: np.full(shape, IGNORE, np.float32) for name in ("here", "x2", "y2")}
-    clicked = {name: np.full((GRID, GRID), IGNORE, np.float32) for name in ("click", "clicked_x2", "clicked_y2")}
-    rows = []
-    for index, item in enumerate(scene.objects):
-        value, click = iou(mask, item.mask), next_click(mask, item.mask)
-        rows.append(
-            {"color": COLORS.index(item.color), "shape": SHAPES.index(item.shape), "meant": int(index == meant)}
-        )
-        rows[-1] |= {"iou": value, "sign": 2}
-        if value >= STOP_IOU or click is None:
-            continue
-        rows[-1]["sign"] = int(click.positive)
-        x, y = int((click.x + 0.5) / width * 100), int((click.y + 0.5) / height * 100)
-        missed = item.mask & ~mask
-        digits = deepest(missed)
-        found["here"][index] = 0
-        if click.positive:
-            found["here"][index, y // 10, x // 10] = 1
-            digits[:, y // 10, x // 10] = x % 10, y % 10
-        found["x2"][index], found["y2"][index] = digits
-        if index == meant:
-            if not click.positive:
-                digits = deepest(mask & ~item.mask)
-                digits[:, y // 10, x // 10] = x % 10, y % 10
-            clicked["click"][:] = 0
-            clicked["click"][y // 10, x // 10] = 1
-            clicked["clicked_x2"], clicked["clicked_y2"] = digits
-    cover = np.stack(
-        [
-            cv2.resize(o.mask.view(np.uint8) * np.float32(1), (GRID, GRID), interpolation=cv2.INTER_AREA)
-            for o in scene.objects
-        ]
-    )
-    under, bare = cover.argmax(axis=0), cover.max(axis=0) < 0.1
-    place = np.broadcast_to(np.arange(GRID, dtype=np.float32), (GRID, GRID))
-    result = {"column": place, "row": place.T} | clicked
-    for name in found:
-        result[name] = np.take_along_axis(found[name], under[None], axis=0)[0]
-        if name == "here":
-            result[name][bare & (result[name] != 1)] = IGNORE
-    for name in rows[0]:
-        result[name] = np.array([row[name] for row in rows], np.float32)[under]
-        result[name][bare] = 0 if name == "meant" else IGNORE
-    return {name: np.ascontiguousarray(result[name]) for name in (*SEEN, *MEANT)}
 
 
 class Scenes(IterableDataset):
