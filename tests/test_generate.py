@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import resource
@@ -20,7 +21,7 @@ from segagent.environment import Environment
 from segagent.errors import DataError, MaskError, MissingDependencyError
 from segagent.masks import iou
 from segagent.types import Sample
-from train import generate
+from train import command, generate
 from train.examples import load_trajectories
 from train.simulation import INITIAL, initial_actions, initial_mask, simulate, simulate_many
 
@@ -172,6 +173,84 @@ def test_what_cannot_be_used_is_counted(tmp_path, caplog):
     assert (counts["trajectories"], counts["unreadable"], counts["without target"]) == (2, 3, 1)
     assert caplog.text.count("is skipped") == 4
     assert load_trajectories([tmp_path])["id"][:] == ["plain", "last"]
+
+
+def test_what_was_counted_before_an_interruption_is_told_after_it(tmp_path):
+    plain = disc_sample("plain", size=(60, 80))
+    samples = [
+        plain,
+        Sample(plain.image, "nothing", id="none"),
+        Sample(plain.image, " ", plain.target, "unsaid"),
+        *scene(),
+    ]
+    samples.append(Sample(plain.image, "absent", np.zeros((60, 80), bool), "absent"))
+    settings = {**SETTINGS, "decisions": False}
+    whole = generate.generate(tmp_path, samples, workers=1, size=3, settings=settings)
+    assert (whole["unreadable"], whole["without target"]) == (1, 1)
+    (tmp_path / "train-00001.parquet").unlink()
+    assert generate.generate(tmp_path, samples, workers=1, size=3, settings=settings) == whole
+    assert generate.generate(tmp_path, samples, workers=1, size=3, settings=settings) == whole
+    rows = load_trajectories([tmp_path])
+    assert whole["trajectories"] == len(rows)
+    (absent,) = (row for row in rows if row["id"] == "absent")
+    assert [step["kind"] for step in absent["steps"]] == ["stop"]
+    assert absent["initial"] == "empty"  # whatever was drawn: there is no box, and no point in it
+    (tmp_path / "train-00001.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-00001\.parquet cannot be read .* remove it"):
+        generate.generate(tmp_path, samples, workers=1, size=3, settings=settings)
+
+
+def test_a_source_has_as_many_samples_as_it_says():
+    samples = generate.open_source("hres-synth:easy", 4, 96, 3)
+    assert [sample.id for sample in samples] == [f"hres-synth/easy/{n}" for n in ("0/0", "0/1", "0/2", "1/0")]
+    with pytest.raises(IndexError, match="4 expressions"):
+        samples[-1]
+
+
+def test_trajectories_are_a_source_too(tmp_path, caplog):
+    made, again = tmp_path / "made", tmp_path / "again"
+    common = ["--workers", "1", "--decisions"]
+    generate.main(["--out", str(made), "--samples", "3", "--size", "96", *common])
+    generate.main(["--out", str(again), "--samples", "2", "--source", str(made), *common])
+    assert load_trajectories([again])["id"][:] == load_trajectories([made])["id"][:2]
+    assert "Of 3 samples of" in caplog.text
+    with pytest.raises(DataError, match="is a stream"):
+        generate.open_source(f"trajectories:{made},streaming=true", 2, None, 1)
+    with pytest.raises(DataError, match=r"--size and --absent are HRES-Synth's"):
+        generate.open_source(str(made), 2, 96, 1)
+    with pytest.raises(DataError, match="train split"):
+        generate.open_source("hres-synth:split=validation", 2, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--shard 0", "count from 1"),
+        ("--each 0", "count from 1"),
+        ("--samples 0", "count from 1"),
+        ("--workers 0", "count from 1"),
+        ("--seed -1", "from 0"),
+        ("--stop 90", "lie in"),
+        ("--absent nan", "lie in"),
+        ("--initial 0 0 0 0", "four shares"),
+        ("--initial 1 -0.5 0 0", "four shares"),
+        ("--initial 1 nan 0 0", "four shares"),
+    ],
+)
+def test_numbers_that_cannot_be(words, told, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        generate.main(["--out", str(tmp_path / "out"), *words.split()])
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_word_is_one_line_and_does_not_stick(tmp_path, capsys):
+    out = ["--out", str(tmp_path), "--samples", "2", "--size", "96", "--steps", "1", "--workers", "1"]
+    with pytest.raises(SystemExit) as told:
+        command.run(functools.partial(generate.main, [*out, "--segmenter", "nosuch"]))
+    assert told.value.code == 2
+    assert [line for line in capsys.readouterr().err.splitlines() if "nosuch" in line]
+    generate.main([*out, "--segmenter", "grabcut"])  # there is no shard of the other settings
 
 
 def test_a_source_that_gives_nothing(tmp_path):

@@ -8,7 +8,7 @@ box, or of a point on another object (beside the target where no other is known)
 refinement. With `--decisions` no segmenter is asked at all: one decision of F_sim on a mask that was made wrong, hundreds a
 second, for where to click first and for the PRM (rule three, which needs the segmenter, does not apply to these). Each shard
 depends on the seed and its own number alone, and is written whole or not at all: after an interruption the same command makes
-the rest. `--ray` makes the shards on all machines of a Ray cluster that share the folder `--out`.
+the rest. What is skipped is logged, and counted in the shard's own file. `--ray` makes the shards on all machines of a Ray cluster that share the folder `--out`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from segagent.environment import Environment
 from segagent.errors import DataError, MissingDependencyError, SegAgentError
 from segagent.evaluate import First
 from segagent.export import write_file
+from segagent.grammar import check_expression
 from segagent.policy import seed_for
 from segagent.segmenters import load_segmenter
 from segagent.segmenters.base import content_key
 from segagent.trajectories import encode_image, to_row
-from segagent.types import Sample
-from train.shards import write_shard
+from segagent.types import Sample, Trajectory
+from train.command import run
+from train.shards import counted, write_shard
 from train.simulation import INITIAL, decide, simulate, simulate_many
 
 __all__ = ["INITIAL", "decide", "generate", "make_shard", "open_source", "simulate"]
@@ -58,10 +60,7 @@ def make_shard(
             made = [decide(sample, stop=rules["stop"], empty=shares[0], seed=seed) for sample in group]
             kinds = [trajectory.transitions[0].details for trajectory in made]
         else:
-            kinds = [
-                str(np.random.default_rng(seed_for(seed, sample.id, len(INITIAL))).choice(INITIAL, p=shares))
-                for sample in group
-            ]
+            kinds = [draw_kind(sample, shares, seed) for sample in group]
             made = simulate_many(_environment(segmenter), group, kinds=kinds, seed=seed, **rules)
         picture = encode_image(group[0])  # once for all expressions of a scene
         for trajectory, kind in zip(made, kinds, strict=True):
@@ -73,8 +72,14 @@ def make_shard(
             counts["trajectories"] += 1
             counts["actions"] += len(trajectory.steps)
             counts["stops"] += trajectory.end == "stop"
-    write_shard(rows, out / f"train-{number:05d}.parquet")
+    write_shard(rows, out / f"train-{number:05d}.parquet", counts)
     return counts
+
+
+def draw_kind(sample: Sample, shares: Sequence[float], seed: int) -> str:
+    """Which of INITIAL the sample's trajectory starts from; of an empty target there is no box, and only the empty mask."""
+    kind = np.random.default_rng(seed_for(seed, sample.id, len(INITIAL))).choice(INITIAL, p=shares)
+    return str(kind) if sample.target.any() else "empty"
 
 
 def readable(samples: Sequence[Sample], first: int, end: int, counts: dict[str, int]) -> Iterator[Sample]:
@@ -82,6 +87,9 @@ def readable(samples: Sequence[Sample], first: int, end: int, counts: dict[str, 
     for index in range(first, min(end, len(samples))):
         try:
             sample = samples[index]
+            if isinstance(sample, Trajectory):  # of data that was made with another segmenter
+                sample = sample.sample
+            check_expression(sample.expression)
         except (SegAgentError, OSError) as error:
             log.warning("Sample %d is skipped: %s", index, error)
             counts["unreadable"] += 1
@@ -128,10 +136,13 @@ class SynthExpressions(Sequence):
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(f"There are {self.count} expressions; there is no number {index}.")
         number, nth = divmod(index, self.each)
-        if self._last is None or self._last[0] != number:
-            self._last = number, self.scenes.scene(number)
-        scene, found = self._last[1]
+        last = self._last
+        if last is None or last[0] != number:
+            self._last = last = number, self.scenes.scene(number)
+        scene, found = last[1]
         empty = [item for item in found if not item[1]]
         if not empty or np.random.default_rng([number, nth, 1]).random() >= self.absent:
             found = [item for item in found if item[1]]
@@ -147,37 +158,52 @@ class SynthExpressions(Sequence):
 
 
 def open_source(name: str, count: int, size: int | None, each: int, absent: float = 0.0) -> Sequence[Sample]:
-    """`count` samples of HRES-Synth ("hres-synth[:LEVEL]", several expressions for each scene), or any other data by one string."""
+    """`count` samples of HRES-Synth ("hres-synth[:LEVEL]", several expressions for each scene), or any other data by one string.
+
+    Raises DataError.
+    """
     kind, _, level = name.partition(":")
     if kind == "hres-synth":
+        if "=" in level or "," in level:
+            raise DataError(f"{name}: this is HRES-Synth's train split, written hres-synth or hres-synth:LEVEL alone.")
         return SynthExpressions(level or None, count, size, each, absent)
     from segagent.data import sources
 
-    return First(sources.open_source(name), count)
+    if size is not None or absent:
+        raise DataError(f"--size and --absent are HRES-Synth's: leave them out for {name}.")
+    found = sources.open_source(name)
+    if not isinstance(found, Sequence):
+        raise DataError(f"{name} is a stream, whose samples have no numbers to go on from: leave out streaming=true.")
+    if count < len(found):
+        log.warning("Of %d samples of %s the first %d are used: --samples says how many.", len(found), name, count)
+    return First(found, count)
 
 
 def generate(
     out: Path, samples: Sequence[Sample], *, workers: int, size: int, settings: dict, ray: bool = False
 ) -> dict[str, int]:
-    """All shards that are not there yet. Raises DataError where `out` holds shards of other settings, or cannot be written."""
+    """Makes all shards that are not there yet; → the counts of all, those of former runs of the command too.
+
+    Raises DataError where `out` holds shards of other settings, or cannot be written.
+    """
     record, own = out / "settings.json", {**settings, "shard": size, "samples": len(samples)}
     try:
         out.mkdir(parents=True, exist_ok=True)
         held = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{out} cannot be used: {error}. Choose another --out, or remove it.") from error
-    if any(held.get(key, value) != value for key, value in own.items()):
+    other = any(held.get(key, value) != value for key, value in own.items())
+    if other and any(out.glob("train-*.parquet")):
         raise DataError(f"{out} holds trajectories made with other settings (settings.json): choose another --out.")
     write_file(record, json.dumps(own, indent=1).encode())
     numbers = [n for n in range(-(-len(samples) // size)) if not (out / f"train-{n:05d}.parquet").exists()]
     work = functools.partial(make_shard, samples=samples, out=out, size=size, **settings)
-    total: dict[str, int] = {}
     make = _with_ray if ray else _with_processes
-    for counts in tqdm(make(work, numbers, workers), total=len(numbers), unit="shard"):
-        total = {key: total.get(key, 0) + value for key, value in counts.items()}
+    for _ in tqdm(make(work, numbers, workers), total=len(numbers), unit="shard"):
+        pass
     for half in out.glob(".train-*.tmp"):  # of processes that were killed
         half.unlink(missing_ok=True)
-    return total
+    return counted(out)
 
 
 def _with_processes(
@@ -222,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--source", default="hres-synth")
-    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=1000, help="how many, the first of the source")
     parser.add_argument("--size", type=int, default=None, help="px, longest side of HRES-Synth's scenes")
     parser.add_argument("--each", type=int, default=3, help="expressions for each scene of HRES-Synth")
     parser.add_argument(
@@ -241,6 +267,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ray", action="store_true", help="with Ray Data, on all machines of its cluster")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    _check(parser, args)
     shares = np.array(args.initial) / sum(args.initial)
     settings = {
         "segmenter": args.segmenter, "source": args.source, "seed": args.seed, "steps": args.steps,
@@ -249,7 +276,7 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     samples = open_source(args.source, args.samples, args.size, args.each, args.absent)
     counts = generate(args.out, samples, workers=args.workers, size=args.shard, settings=settings, ray=args.ray)
-    if counts and not counts["trajectories"]:
+    if not counts.get("trajectories", 1):
         raise DataError(
             f"Not one of the samples of {args.source} gave a trajectory ("
             + ", ".join(f"{value} {key}" for key, value in counts.items() if value)
@@ -258,5 +285,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.out}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
 
 
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if min(args.samples, args.each, args.steps, args.shard, args.workers) < 1 or args.seed < 0:
+        parser.error("--samples, --each, --steps, --shard and --workers count from 1, --seed from 0.")
+    if not (0 <= args.stop <= 1 and 0 <= args.absent <= 1 and -1 <= args.gain <= 1):
+        parser.error("--stop and --absent lie in [0, 1], --gain in [-1, 1].")
+    if not (min(args.initial) >= 0 and 0 < sum(args.initial) < float("inf")):
+        parser.error("--initial is four shares of at least 0, not all of them 0.")
+
+
 if __name__ == "__main__":
-    main()
+    run(main)
