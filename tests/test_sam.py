@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from segagent import _torchvision
 from segagent.environment import Environment
@@ -270,46 +271,107 @@ def test_many_threads_share_a_segmenter(segmenter):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(48, 64), (64, 31), (64, 64)])
-def test_equals_the_processor_of_transformers(sam, size):
-    # The scale is 1 at these sizes, so the half pixel by which the processor's convention differs vanishes.
-    image = picture(*size)
-    processor = transformers.SamProcessor(
-        transformers.SamImageProcessorPil(
+def processor_of(model_type: str):
+    """The released processor of a family, at the tiny models' size."""
+    if model_type in ("sam", "sam_hq"):
+        pictures = transformers.SamImageProcessorPil(
             size={"longest_edge": SIDE}, pad_size={"height": SIDE, "width": SIDE}, mask_size={"longest_edge": 32}
         )
-    )
-    inputs = processor(image, input_points=[[[20, 11]]], input_labels=[[1]], return_tensors="pt")
-    inputs["input_points"] = inputs["input_points"].float()
-    sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
-    with torch.inference_mode():
-        output = sam.model(**inputs, multimask_output=True)
-    best = int(output.iou_scores[0, 0].argmax())
-    expected = processor.image_processor.post_process_masks(output.pred_masks, *sizes)[0][0, best]
-    prediction = sam.predict(sam.encode(image), [start(image)], [Click(20, 11)])[0]
-    np.testing.assert_allclose(prediction.memory, output.pred_masks[0, 0, best].numpy(), atol=1e-5)
-    np.testing.assert_array_equal(prediction.mask, expected.numpy())
-
-
-def test_equals_the_processor_of_sam2(tmp_path):
+        return {"sam": transformers.SamProcessor, "sam_hq": transformers.SamHQProcessor}[model_type](pictures)
     pytest.importorskip("torchvision")
-    segmenter = SamSegmenter(tiny("sam2"), family=FAMILIES["sam2"])
-    sizes = {"size": {"height": SIDE, "width": SIDE}, "mask_size": {"height": 32, "width": 32}}
-    processor = transformers.Sam2Processor(transformers.Sam2ImageProcessor(**sizes))
-    image = picture(SIDE, SIDE)
-    inputs = processor(image, input_points=[[[[20, 11]]]], input_labels=[[[1]]], return_tensors="pt")
-    size = inputs.pop("original_sizes")
-    with torch.inference_mode():
-        output = segmenter.model(**inputs, multimask_output=True)
-    best = int(output.iou_scores[0, 0].argmax())
-    prediction = segmenter.predict(segmenter.encode(image), [start(image)], [Click(20, 11)])[0]
-    np.testing.assert_allclose(prediction.memory, output.pred_masks[0, 0, best].clamp(-32, 32).numpy(), atol=1e-5)
-    np.testing.assert_array_equal(prediction.mask, processor.post_process_masks(output.pred_masks, size)[0][0, best])
-    # What a processor saves is where its numbers are read from.
+    square = {"size": {"height": SIDE, "width": SIDE}, "mask_size": {"height": 32, "width": 32}}
+    if model_type == "sam2":
+        return transformers.Sam2Processor(transformers.Sam2ImageProcessor(**square))
+    return transformers.Sam3TrackerProcessor(transformers.Sam3ImageProcessor(**square))
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("size", [(48, 64), (120, 90), (33, 50)])
+def test_equals_model_and_processor_of_transformers(model_type, size):
+    processor, image = processor_of(model_type), picture(*size)
+    segmenter = SamSegmenter(tiny(model_type), family=FAMILIES[model_type])
+    later = model_type in ("sam2", "sam3_tracker")
+
+    def reference(points, labels, box=None, logits=None):
+        given = {"input_points": [[points]] if later else [points], "input_labels": [[labels]] if later else [labels]}
+        given = (given if points else {}) | ({"input_boxes": [[box]]} if box else {})
+        inputs = processor(image, **given, return_tensors="pt")
+        inputs = {k: v.float() if k in ("input_points", "input_boxes") else v for k, v in inputs.items()}
+        sizes = [inputs.pop(k) for k in ("original_sizes", "reshaped_input_sizes") if k in inputs]
+        if not later and box and points:  # this processor forgets the axis of the masks that are asked for
+            inputs["input_points"] = inputs["input_points"].view(1, 1, -1, 2)
+            inputs["input_labels"] = inputs["input_labels"].view(1, 1, -1)
+        with torch.inference_mode():
+            output = segmenter.model(
+                **inputs, input_masks=logits, multimask_output=len(points) == 1 and box is None and logits is None
+            )
+        best = int(output.iou_scores[0, 0].argmax())
+        mask = processor.post_process_masks(output.pred_masks, *sizes)[0][0, best]
+        return output.pred_masks[:, :, best], mask.numpy()
+
+    def check(state, expected) -> None:
+        logits, mask = expected
+        limited = logits[0, 0].clamp(-32, 32) if later else logits[0, 0]
+        # Pillow's resizing and torchvision's differ by a level in some pixels.
+        np.testing.assert_allclose(state.memory, limited, atol=0.1 if later else 1e-4)
+        assert (state.mask != mask).mean() < (0.01 if later else 1e-3)
+
+    environment = Environment(segmenter)
+    first = environment.step(start(image), Click(20, 11))
+    expected = reference([[20, 11]], [1])
+    check(first, expected)
+    fed_back = expected[0].clamp(-32, 32) if later else expected[0]
+    second = environment.step(first, Click(41, 30, positive=False))
+    check(second, reference([[20, 11], [41, 30]], [1, 0], logits=fed_back))
+    boxed = environment.step(start(image), Box(5, 7, 40, 25))
+    expected = reference([], [], [5, 7, 40, 25])
+    check(boxed, expected)
+    fed_back = expected[0].clamp(-32, 32) if later else expected[0]
+    check(environment.step(boxed, Click(20, 11)), reference([[20, 11]], [1], [5, 7, 40, 25], fed_back))
+
+
+def test_the_normalisation_of_a_saved_processor_is_read(tmp_path):
+    processor, model = processor_of("sam2"), tiny("sam2")
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
-    segmenter.model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert SamSegmenter.from_pretrained(tmp_path)._mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_a_branch_goes_on_from_its_own_logits(segmenter):
+    image, environment = picture(), Environment(segmenter)
+    root = environment.step(start(image), Click(40, 20))
+    left, right = environment.step_many([root, root], [Click(5, 5), Click(70, 40, positive=False)])
+    undone = environment.step(environment.step(left, Click(9, 9)), Undo())
+    assert undone is left
+    for parent in (left, right, undone):
+        with Calls(segmenter) as calls:
+            environment.step(parent, Click(33, 33))
+        assert torch.equal(calls[0]["input_masks"][0, 0], torch.from_numpy(parent.memory))
+        assert calls[0]["input_points"].shape == (1, 1, 3, 2)
+
+
+def test_the_high_quality_token_alone(tmp_path):
+    model, image = tiny("sam_hq"), picture()
+    model.save_pretrained(tmp_path)
+    both, alone = SamSegmenter.from_pretrained(tmp_path), SamSegmenter.from_pretrained(tmp_path, hq_token_only=True)
+    pixels = both.encode(image).geometry.pixels(image, both._mean, both._deviation)
+    state = start(image)
+    for clicks in ([Click(20, 20)], [Click(20, 20), Click(60, 9, positive=False)]):
+        points = torch.tensor([[[[c.x * 0.8, c.y * 0.8] for c in clicks]]])
+        labels = torch.tensor([[[int(c.positive) for c in clicks]]])
+        logits = None if state.memory is None else torch.from_numpy(state.memory)[None, None]
+        with torch.inference_mode():
+            output = model(
+                pixels, points, labels, input_masks=logits, hq_token_only=True, multimask_output=len(clicks) == 1
+            )
+        assert output.pred_masks.shape[2] == 1
+        found = alone.predict(alone.encode(image), [state], clicks[-1:])[0]
+        np.testing.assert_allclose(found.memory, output.pred_masks[0, 0, 0], atol=1e-4)
+        assert (found.memory != both.predict(both.encode(image), [state], clicks[-1:])[0].memory).any()
+        state = State(image, found.mask, tuple(clicks), found.memory, previous=state)
+    with pytest.raises(SegmenterError, match="hq_token_only is an option of SAM-HQ, and this is a sam model"):
+        SamSegmenter(tiny("sam"), family=FAMILIES["sam"], hq_token_only=True)
 
 
 @pytest.mark.parametrize("stretch", [False, True])
@@ -319,9 +381,8 @@ def test_geometry(size, stretch):
     height, width = geometry.covered
     assert 1 <= height <= 256
     assert 1 <= width <= 256
-    # The image's edges, half a pixel outside its outer centres, fall on the edges of what it covers.
-    corners = geometry.points([(-0.5, -0.5), (size[1] - 0.5, size[0] - 0.5)])
-    np.testing.assert_allclose(corners, [(-0.5, -0.5), (width - 0.5, height - 0.5)], atol=1e-4)
+    corners = geometry.points([(0, 0), (size[1], size[0])])
+    np.testing.assert_allclose(corners, [(0, 0), (width, height)], atol=1e-4)
     assert geometry.points([]).shape == (0, 2)
     mask = np.zeros(size, bool)
     mask[size[0] // 4 :, : (size[1] + 1) // 2] = True
@@ -352,29 +413,66 @@ def test_loads_by_path(tmp_path, model_type):
     torch.testing.assert_close(default._mean.flatten(), torch.tensor(FAMILIES[model_type].normalisation[0]))
 
 
+def _remembering() -> dict:
+    """The parts of a video model's config that an image needs none of."""
+    return {
+        "image_size": SIDE,
+        "memory_attention_hidden_size": 16,
+        "memory_attention_num_layers": 1,
+        "memory_attention_feed_forward_hidden_size": 16,
+        "memory_attention_rope_feat_sizes": [8, 8],
+        "memory_encoder_hidden_size": 16,
+        "memory_encoder_output_channels": 4,
+        "mask_downsampler_embed_dim": 16,
+        "memory_fuser_embed_dim": 16,
+        "memory_fuser_intermediate_dim": 16,
+        "memory_fuser_num_layers": 1,
+    }
+
+
 def test_loads_the_image_part_of_a_video_checkpoint(tmp_path):
     # What facebook/sam2* publish: the weights and the config of the video model.
-    config = transformers.Sam2VideoConfig(
-        vision_config=_sam2_vision(),
-        **_prompting(),
-        image_size=SIDE,
-        memory_attention_hidden_size=16,
-        memory_attention_num_layers=1,
-        memory_attention_feed_forward_hidden_size=16,
-        memory_attention_rope_feat_sizes=[8, 8],
-        memory_encoder_hidden_size=16,
-        memory_encoder_output_channels=4,
-        mask_downsampler_embed_dim=16,
-        memory_fuser_embed_dim=16,
-        memory_fuser_intermediate_dim=16,
-        memory_fuser_num_layers=1,
-    )
+    config = transformers.Sam2VideoConfig(vision_config=_sam2_vision(), **_prompting(), **_remembering())
     torch.manual_seed(0)
     video = transformers.Sam2VideoModel(config)
     video.save_pretrained(tmp_path)
     loaded = SamSegmenter.from_pretrained(tmp_path)
     assert type(loaded.model) is transformers.Sam2Model
     torch.testing.assert_close(loaded.model.mask_decoder.iou_token.weight, video.mask_decoder.iou_token.weight.detach())
+
+
+def test_loads_the_tracker_out_of_a_sam3_checkpoint(tmp_path):
+    # What facebook/sam3 publishes: detector and tracker of the video model, with one vision encoder for both.
+    vision = _sam3_config().vision_config.to_dict()
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_layers": 1}
+    words = {"intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 50, "projection_dim": 16}
+    detector = transformers.Sam3Config(
+        vision_config=vision,
+        text_config={"hidden_size": 16, "num_attention_heads": 2, "max_position_embeddings": 8, **words},
+        geometry_encoder_config=small,
+        detr_encoder_config=small,
+        detr_decoder_config={**small, "num_queries": 4},
+        mask_decoder_config={"hidden_size": 16, "num_attention_heads": 2},
+    )
+    tracker = transformers.Sam3TrackerVideoConfig(vision_config=vision, **_prompting(), **_remembering())
+    torch.manual_seed(0)
+    video = transformers.Sam3VideoModel(
+        transformers.Sam3VideoConfig(detector_config=detector.to_dict(), tracker_config=tracker.to_dict())
+    )
+    video.config.save_pretrained(tmp_path)
+    weights = {name: tensor.contiguous() for name, tensor in video.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = SamSegmenter.from_pretrained(tmp_path).model
+    assert type(loaded) is transformers.Sam3TrackerModel
+    for found, published in (
+        (loaded.mask_decoder.iou_token, video.tracker_model.mask_decoder.iou_token),
+        (loaded.vision_encoder.neck.fpn_layers[0].proj1, video.tracker_neck.fpn_layers[0].proj1),
+        (
+            loaded.vision_encoder.backbone.layers[0].mlp.fc1,
+            video.detector_model.vision_encoder.backbone.layers[0].mlp.fc1,
+        ),
+    ):
+        torch.testing.assert_close(found.weight, published.weight.detach())
 
 
 def test_what_cannot_be_loaded_is_one_sentence(tmp_path):

@@ -20,7 +20,7 @@ from torch.nn import functional
 from segagent import _torchvision
 from segagent.errors import SegmenterError
 from segagent.segmenters.base import EmbeddingCache, Prediction
-from segagent.segmenters.weights import faults_of, load_pretrained
+from segagent.segmenters.weights import faults_of, load_pretrained, normalisation_of
 from segagent.types import Box, Click, State
 
 MASK_LOGIT = 10.0  # what stands for "surely" where a mask without logits is fed back
@@ -78,9 +78,9 @@ class Geometry:
         return functional.pad(tensor, (0, self.side - width, 0, self.side - height))[None]
 
     def points(self, points: Sequence[tuple[float, float]]) -> np.ndarray:
-        """(x, y) pixels of the image → (N, 2) float32 pixels of the input. Centres of pixels are at integers in both."""
+        """(x, y) pixels of the image → (N, 2) float32 pixels of the input, scaled as the released predictors scale them."""
         scale = np.array(self.covered[::-1]) / np.array(self.size[::-1])
-        return ((np.array(points, dtype=np.float64).reshape(-1, 2) + 0.5) * scale - 0.5).astype(np.float32)
+        return (np.array(points, dtype=np.float64).reshape(-1, 2) * scale).astype(np.float32)
 
     def logits(self, mask: np.ndarray) -> np.ndarray:
         """mask (H, W) bool → logits (h, w) float32, ±MASK_LOGIT and between where a cell is half covered."""
@@ -213,7 +213,14 @@ class SamSegmenter(PromptSegmenter):
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
         device: str | torch.device | None = None,
         cache: int = 8,
+        hq_token_only: bool = False,
     ) -> None:
+        """`hq_token_only` is SAM-HQ's: its high-quality mask alone, without the ordinary one added to it; SegmenterError for others."""
+        if hq_token_only and model.config.model_type != "sam_hq":
+            raise SegmenterError(
+                f"hq_token_only is an option of SAM-HQ, and this is a {model.config.model_type} model."
+            )
+        self._hq_only = {"hq_token_only": True} if hq_token_only else {}
         encoder = model.prompt_encoder
         super().__init__(
             model,
@@ -229,7 +236,13 @@ class SamSegmenter(PromptSegmenter):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str, device: str | torch.device | None = None, *, cache: int = 8, **options: Any
+        cls,
+        name_or_path: str,
+        device: str | torch.device | None = None,
+        *,
+        cache: int = 8,
+        hq_token_only: bool = False,
+        **options: Any,
     ) -> SamSegmenter:
         """A checkpoint of the hub or a folder; `options` go to the hub (revision, token, cache_dir, …).
 
@@ -247,9 +260,14 @@ class SamSegmenter(PromptSegmenter):
                 f"{name} is a {config.model_type} model: give a checkpoint of {', '.join(sorted(FAMILIES))}."
             )
         model = load_pretrained(getattr(transformers, family.model), name, **options)
-        normalisation = _normalisation(name, options)
         return cls(
-            model, family=family, reference=f"sam:{name}", normalisation=normalisation, device=device, cache=cache
+            model,
+            family=family,
+            reference=f"sam:{name}",
+            normalisation=normalisation_of(name, **options),
+            device=device,
+            cache=cache,
+            hq_token_only=hq_token_only,
         )
 
     def _features(self, pixels: torch.Tensor) -> Any:
@@ -258,7 +276,7 @@ class SamSegmenter(PromptSegmenter):
     def _decode(self, features: Any, prompts: Prompts) -> tuple[torch.Tensor, torch.Tensor]:
         # Candidates lie along the batch axis: only there can each have logits of its own.
         count = len(prompts.points if prompts.points is not None else prompts.boxes)
-        more = {}
+        more = dict(self._hq_only)
         if isinstance(features, tuple):  # SAM-HQ: the embedding, and the first layers' features for its own head
             features, more["intermediate_embeddings"] = features
         if isinstance(features, list):  # SAM 2 and 3: the finer levels too
@@ -274,18 +292,5 @@ class SamSegmenter(PromptSegmenter):
             multimask_output=prompts.multimask,
             **more,
         )
-        return output.pred_masks[:, 0], output.iou_scores[:, 0]
-
-
-def _normalisation(name: str, options: dict[str, Any]) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Mean and deviation of the checkpoint's image processor; None where it has none.
-
-    Only the numbers are read: the processors of SAM 2 and 3 need torchvision, resizing an image does not.
-    """
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        values, _ = ImageProcessingMixin.get_image_processor_dict(name, **options)
-        return values["image_mean"], values["image_std"]
-    except (OSError, KeyError):
-        return None
+        masks = output.pred_masks[:, 0]
+        return masks, output.iou_scores[:, 0, : masks.shape[1]]  # SAM-HQ's own mask is one, with the scores of three

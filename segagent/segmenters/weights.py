@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,20 @@ def load_pretrained(model_class: Any, name: str, **options: Any) -> torch.nn.Mod
             f"e.g. {min(loading['missing_keys'])}: it is another model's, or was saved in part."
         )
     return model
+
+
+def normalisation_of(name: str, **options: Any) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Mean and deviation of the checkpoint's image processor; None where it has none.
+
+    Only the numbers are read: the processors of SAM 2 and 3 need torchvision, resizing an image does not.
+    """
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        values, _ = ImageProcessingMixin.get_image_processor_dict(name, **options)
+        return values["image_mean"], values["image_std"]
+    except (OSError, KeyError):
+        return None
 
 
 @contextmanager
