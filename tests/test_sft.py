@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import resource
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -14,18 +16,21 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from datasets import Dataset
 from fakes import BrushSegmenter, disc_sample
 from huggingface_hub import ModelCard
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from segagent import Grammar, SegAgent
 from segagent.adapters import ADAPTER
 from segagent.annotator import SimulatedAnnotator
+from segagent.checkpoint import AgentConfig
 from segagent.environment import Environment
 from segagent.errors import CheckpointError, DataError, MissingDependencyError
 from segagent.rollout import collect, rollout
 from segagent.trajectories import sft_rows, to_row
 from train import sft, tuning
-from train.examples import alone, as_examples, count_skipped, load_trajectories
+from train.examples import Fits, alone, as_examples, count_skipped, load_trajectories
 from train.shards import write_shard
 
 CONFIGS = Path(__file__).parents[1] / "train" / "configs"
@@ -189,8 +194,40 @@ def test_goes_on_from_the_last_whole_checkpoint(data, tmp_path, capsys):
     tune(base, data, out, "--save-steps", "2", steps=4)  # there is nothing left to do
     again = weights(out)
     assert all(torch.allclose(whole[key], again[key], atol=1e-6) for key in whole)
-    with pytest.raises(DataError, match="holds a training of other settings"):
+    with pytest.raises(DataError, match=r"holds a training of other settings \(alpha; see"):
         tune(base, data, out, "--alpha", "0.1")
+    other = shard(tmp_path / "other", rows(2))
+    with pytest.raises(
+        DataError, match=r"other settings \(data; see"
+    ):  # it would be the old one under the new one's name
+        tune(base, other, out)
+    (out / "training.json").write_text('{"mod')
+    with pytest.raises(DataError, match=r"training\.json cannot be read"):
+        tune(base, data, out)
+
+
+def test_a_part_of_an_epoch_that_is_over_is_not_gone_on_with(data, tmp_path):
+    base, out = checkpoint(tmp_path), tmp_path / "out"
+    common = ["--epochs", "0.5", "--workers", "0"]
+    tune(base, data, out, *common, steps=-1)
+    whole, last = weights(out), sft.last_checkpoint(out)
+    (out / "segagent.json").unlink()  # killed before the end
+    tune(base, data, out, *common, steps=-1)
+    assert sft.last_checkpoint(out) == last
+    assert all(torch.equal(value, whole[key]) for key, value in weights(out).items())
+
+
+def test_processes_that_start_at_once_agree_on_what_is_trained(tmp_path):
+    args = sft.parse(["--model", "m", "--data", "d", "--out", str(tmp_path)])
+    (tmp_path / "segagent.json").touch()
+
+    def remember(_):
+        for _ in range(30):
+            sft.remember(args, AgentConfig())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(remember, range(4))) == [None] * 4
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["segagent.json", "training.json"]
 
 
 def test_tensorboard_gets_the_losses(data, tmp_path):
@@ -268,6 +305,69 @@ def test_a_broken_picture_in_the_middle_is_skipped_noted_and_counted(tmp_path, c
     assert all(example["images"][0].size == (64, 48) for example in drawn)
     assert count_skipped(noted) == lost
     assert "of trajectory disc 17, is skipped" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_an_example_that_is_too_long_is_skipped_and_never_cut(name, tmp_path):
+    made = rows(4)
+    made[2]["expression"] = "the disc that is " + "very " * 60 + "dark"
+    trajectories, noted = load_trajectories([shard(tmp_path / "data", made)]), tmp_path / "skipped.jsonl"
+    _, processor = getattr(tiny_models, name)()
+    plain = as_examples(trajectories, Grammar(), color="green", alpha=0.5)
+    collate = DataCollatorForVisionLanguageModeling(processor)
+    lengths = [collate([copy.deepcopy(plain[i])])["input_ids"].shape[1] for i in range(len(plain))]
+    limit = min(lengths) + 40
+    long = sum(length > limit for length in lengths)
+    assert 0 < long < len(lengths)
+    examples = as_examples(
+        trajectories, Grammar(), color="green", alpha=0.5, skipped=noted, fits=Fits(processor, limit)
+    )
+    drawn = [examples[i] for i in range(len(examples))]
+    assert count_skipped(noted) == long
+    assert all(collate([copy.deepcopy(example)])["input_ids"].shape[1] <= limit for example in drawn)
+    assert f"over --max-length {limit}" in noted.read_text()
+    with pytest.raises(DataError, match=r"None of .* over --max-length 3: give more"):
+        as_examples(trajectories, Grammar(), color="green", alpha=0.5, fits=Fits(processor, 3))
+
+
+def test_steps_that_are_none(data, tmp_path):
+    from datasets import load_dataset
+
+    trajectories = load_trajectories([data])
+    whole = trajectories.to_list()
+    bare = [
+        {**row, "steps": [{k: v for k, v in s.items() if k != "predicted_iou"} for s in row["steps"]]} for row in whole
+    ]
+
+    def examples(made):
+        folder = tmp_path / "made"
+        Dataset.from_list(made).to_parquet(folder / "train-0.parquet")
+        return as_examples(load_trajectories([folder]), Grammar(), color="green", alpha=0.5)
+
+    assert load_dataset(str(data), split="train").num_rows == len(whole)
+    for made, told in (
+        (bare, "steps has no predicted_iou"),
+        ([{**row, "steps": "none"} for row in whole], "steps has no mask, kind"),
+        ([*whole[:3], {**whole[3], "steps": None}, *whole[4:]], "number 3 has no steps"),
+        ([*whole[:3], {**whole[3], "steps": []}, *whole[4:]], "number 3 has no steps"),
+        ([{**whole[0], "steps": [{**whole[0]["steps"][0], "kind": "drag"}]}], "got 'drag' in trajectory number 0"),
+    ):
+        with pytest.raises(DataError, match=told):
+            examples(made)
+    first, *_, last = whole[0]["steps"]
+    with pytest.raises(DataError, match=r"None of .* A click has no x"):
+        examples([{**whole[0], "steps": [{**first, "x": None}, {**last, "kind": "steps"}]}])
+
+
+def test_what_could_only_fail_after_the_training_is_told_before_it(data, tmp_path):
+    base = checkpoint(tmp_path)
+    common = (base, data, tmp_path / "out")
+    refused("HRES-Synth has no split 'val'", *common, "--evaluate", "hres-synth:split=val")
+    refused("is named OWNER/NAME", *common, "--push", "ada/tuned/twice")
+    assert not (tmp_path / "out").exists()
+    for words in (["--steps", "0"], ["--batch", "0"], ["--epochs", "0"], ["--max-length", "0"], ["--rate", "0"]):
+        with pytest.raises(SystemExit):
+            sft.parse(["--model", "m", "--data", "d", "--out", "o", *words])
 
 
 def test_processes_that_draw_start_after_opencv_had_threads(data):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from segagent.data._hub import explained, load_rows
 from segagent.errors import DataError, SegAgentError
 from segagent.grammar import Grammar
 from segagent.policy import Observation
-from segagent.trajectories import decode_image, sft_rows
+from segagent.trajectories import ENDS, decode_image, features, sft_rows
 from segagent.types import State
 
 COLUMNS = ("image", "expression", "steps")
@@ -75,12 +75,13 @@ def _load(source: str):
 
 def as_examples(
     trajectories, grammar: Grammar, *, color: str, alpha: float, seen: tuple[int, int] | None = None,
-    skipped: Path | None = None,
+    skipped: Path | None = None, fits: Callable[[Mapping[str, Any]], object] | None = None,
 ):  # fmt: skip
     """One example for each decision of each trajectory: light rows (which trajectory, which decision), drawn when read.
 
     `seen` is the size that the model's processor makes of every picture, if it is one: larger ones are then painted small, as
-    the policy does. `skipped` is where what could not be drawn is noted. Raises DataError.
+    the policy does. `skipped` is where what could not be drawn is noted; `fits` raises DataError for an example that cannot be
+    used although it can be drawn (see Fits). Raises DataError.
     """
     from datasets import Dataset
 
@@ -91,22 +92,31 @@ def as_examples(
     rows, decisions = _decisions(trajectories)
     if not rows:
         raise DataError("The trajectories hold no decision to learn from: no action, and no stop whose IoU is known.")
-    drawer = Drawer(trajectories, rows, decisions, grammar, color, alpha, seen, skipped)
+    drawer = Drawer(trajectories, rows, decisions, grammar, color, alpha, seen, skipped, fits)
     drawer.probe()
     return Dataset.from_dict({"place": np.arange(len(rows))}).with_transform(drawer)
 
 
 def _decisions(trajectories) -> tuple[list[int], list[int]]:
     """(row, place among the row's decisions) of each example; without decoding a mask."""
+    _check_steps(trajectories.features["steps"])
     rows, decisions = [], []
     index = 0
     for batch in trajectories.select_columns("steps").with_format("arrow").iter(1000):
         for steps in batch.column("steps"):
+            if not steps.is_valid or not len(steps):
+                raise DataError(f"Trajectory number {index} has no steps: leave it out of the data set.")
             fields = steps.values
             kinds = fields.field("kind").to_pylist()
             said = zip(fields.field("iou_before").to_pylist(), fields.field("predicted_iou").to_pylist(), strict=True)
             if "undo" in kinds:
                 raise DataError("Trajectories with an undo cannot be trained on: leave out what was taken back.")
+            unknown = set(kinds) - {"click", "box", *ENDS}
+            if unknown:
+                raise DataError(
+                    f"A step's kind is click or box, and in the last entry one of {', '.join(ENDS)}; got {unknown.pop()!r} in "
+                    f"trajectory number {index}."
+                )
             taught = [(kind, *ious) for kind, ious in zip(kinds, said, strict=True) if kind in ("click", "box", "stop")]
             for place, (kind, *ious) in enumerate(taught):
                 if kind != "stop" or any(iou is not None for iou in ious):
@@ -116,16 +126,56 @@ def _decisions(trajectories) -> tuple[list[int], list[int]]:
     return rows, decisions
 
 
+def _check_steps(feature: Any) -> None:
+    """Raises DataError where the column `steps` is no list of records with the fields that teaching needs."""
+    wanted = features()["steps"].feature
+    found = getattr(feature, "feature", None)
+    missing = list(wanted) if not isinstance(found, Mapping) else [name for name in wanted if name not in found]
+    missing = [name for name in missing if name not in ("iou_after", "origin")]
+    if missing:
+        raise DataError(
+            f"The column steps has no {', '.join(missing)}: it is a list of records as `python -m train.generate` writes them."
+        )
+
+
+class Fits:
+    """Tells whether an example is of at most `limit` tokens, its picture's among them: cut, it would teach half an answer."""
+
+    def __init__(self, processor: Any, limit: int) -> None:
+        self.processor, self.limit = processor, limit
+
+    def __call__(self, example: Mapping[str, Any]) -> None:
+        """Raises DataError where it is longer."""
+        from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+        texts = apply_chat_template(
+            {
+                "prompt": prepare_multimodal_messages(example["prompt"], images=example["images"]),
+                "completion": prepare_multimodal_messages(example["completion"]),
+            },
+            self.processor,
+        )
+        pictures, silent = [example["images"]], {"add_special_tokens": False}
+        asked = self.processor(images=pictures, text=[texts["prompt"]], **silent)["input_ids"]
+        said = self.processor(text=[texts["completion"]], **silent)["input_ids"]
+        tokens = sum(np.size(ids) for ids in (asked, said))
+        if tokens > self.limit:
+            raise DataError(
+                f"An example of {tokens} tokens is over --max-length {self.limit}: give more, or a processor that makes "
+                "pictures smaller."
+            )
+
+
 class Drawer:
     """The transform of the data set of examples. Picklable, so that worker processes may have it however they are started."""
 
     def __init__(
         self, trajectories, rows: list[int], decisions: list[int], grammar: Grammar, color: str, alpha: float,
-        seen: tuple[int, int] | None, skipped: Path | None,
+        seen: tuple[int, int] | None, skipped: Path | None, fits: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:  # fmt: skip
         self.trajectories, self.grammar, self.color, self.alpha = trajectories, grammar, color, alpha
         self.rows, self.decisions = np.asarray(rows), np.asarray(decisions)
-        self.seen, self.skipped = seen, skipped
+        self.seen, self.skipped, self.fits = seen, skipped, fits
         self._painter: Painter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,12 +198,15 @@ class Drawer:
 
     def draw(self, number: int) -> dict[str, Any]:
         row = self.trajectories[int(self.rows[number])]
-        return next(
+        example = next(
             sft_rows(
                 row, self.grammar, color=self.color, alpha=self.alpha, only=int(self.decisions[number]),
                 paint=self.paint,
             )
         )  # fmt: skip
+        if self.fits is not None:
+            self.fits(example)
+        return example
 
     def paint(self, image: np.ndarray, mask: np.ndarray) -> Image.Image:
         if self._painter is None:

@@ -12,7 +12,6 @@ the same command continues from the last whole checkpoint in `--out`.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import shutil
 import time
@@ -27,7 +26,9 @@ from typing import Any
 from segagent._torchvision import mend
 from segagent.checkpoint import CONFIG, AgentConfig, find_checkpoint, load_its_segmenter, read_config
 from segagent.errors import CheckpointError, DataError, MissingDependencyError
-from train.examples import alone, as_examples, count_skipped, load_trajectories
+from train.command import as_command
+from train.examples import Fits, alone, as_examples, count_skipped, load_trajectories
+from train.resuming import last_checkpoint, remember, train
 from train.tuning import TUNES, freeze, prepare
 
 __all__ = ["as_examples", "freeze", "load_trajectories", "main", "save"]
@@ -59,7 +60,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--total-batch", type=int, help="examples of an update, over all devices and passes")
     parser.add_argument("--rate", type=float, default=1e-5)
     parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--max-length", type=int, help="tokens; longer examples are cut")
+    parser.add_argument("--max-length", type=int, help="tokens; longer examples are skipped and counted")
     parser.add_argument("--save-steps", type=int, default=500)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw batches")
     parser.add_argument("--bf16", action="store_true")
@@ -75,7 +76,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.log and find_spec(args.log) is None:
         raise MissingDependencyError(f"--log {args.log} needs a package: pip install {LOGGERS[args.log]}")
+    numbers = (args.lora_rank, args.batch, args.save_steps, args.count, args.total_batch or 1, args.max_length or 1)
+    if min(numbers) < 1 or args.workers < 0 or args.steps == 0 or not (args.epochs > 0 and args.rate > 0):
+        parser.error(
+            "--steps, --epochs, --rate, --lora-rank, --batch, --total-batch, --max-length, --save-steps and --count are over 0, "
+            "and --workers is at least 0."
+        )
     return args
+
+
+def check_what_follows(args: argparse.Namespace) -> None:
+    """Raises DataError where measuring or pushing could only fail, hours later."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    from segagent.data.sources import open_source
+
+    if args.evaluate:
+        open_source(args.evaluate)
+    if args.push:
+        try:
+            validate_repo_id(args.push)
+        except HFValidationError as error:
+            raise DataError(f"--push {args.push}: a repository of the Hub is named OWNER/NAME.") from error
 
 
 def configured(args: argparse.Namespace, folder: Path) -> AgentConfig:
@@ -126,6 +149,7 @@ def trainer_config(args: argparse.Namespace, model_type: str):
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    check_what_follows(args)
     mend()
     import torch
     from trl import SFTTrainer
@@ -149,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     noted = args.out / "skipped.jsonl"
     dataset = as_examples(
         trajectories, config.grammar, color=config.color, alpha=config.alpha, skipped=noted,
-        seen=size_seen(processor.image_processor),
+        seen=size_seen(processor.image_processor), fits=args.max_length and Fits(processor, args.max_length),
     )  # fmt: skip
     began = time.monotonic()
     trainer = SFTTrainer(model=model, args=settings, train_dataset=dataset, processing_class=processor)
@@ -163,42 +187,6 @@ def main(argv: list[str] | None = None) -> None:
         agent = save(model, processor, config, load_its_segmenter(folder, config), args.out)
         facts = facts_of(args, trainer, len(trajectories), len(dataset), skipped, time.monotonic() - began)
         publish(agent, args, facts)
-
-
-def train(trainer: Any, last: str | None) -> None:
-    """Trains from the start or from a checkpoint; of one that has all its steps, only the weights are loaded."""
-    done = (
-        0
-        if last is None
-        else json.loads((Path(last) / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    )
-    if 0 < trainer.args.max_steps <= done:
-        trainer._load_from_checkpoint(last)  # train() would go one step further
-    else:
-        trainer.train(resume_from_checkpoint=last)
-
-
-def remember(args: argparse.Namespace, config: AgentConfig) -> None:
-    """Notes what is trained in `--out`. Raises DataError where that is something else already."""
-    record = args.out / "training.json"
-    own = {"model": str(args.model), "tune": args.tune, "prompt": config.grammar.prompt, "color": config.color}
-    own |= {"alpha": config.alpha} | ({"lora_rank": args.lora_rank} if args.tune == "lora" else {})
-    text = json.dumps(own, indent=1)
-    if record.exists() and record.read_text(encoding="utf-8") != text:
-        raise DataError(f"{args.out} holds a training of other settings (training.json): choose another --out.")
-    record.write_text(text, encoding="utf-8")
-
-
-def last_checkpoint(out: Path) -> str | None:
-    """The last checkpoint that was written to its end: the trainer's state is its last file."""
-    found = []
-    for folder in out.glob("checkpoint-*"):
-        try:
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(folder.name.partition("-")[2]), str(folder)))
-        except (OSError, ValueError):
-            continue
-    return max(found)[1] if found else None
 
 
 @contextmanager
@@ -285,4 +273,4 @@ def publish(agent: Any, args: argparse.Namespace, facts: dict[str, Any]) -> None
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)
