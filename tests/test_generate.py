@@ -247,7 +247,7 @@ def test_numbers_that_cannot_be(words, told, tmp_path, capsys):
 def test_a_wrong_word_is_one_line_and_does_not_stick(tmp_path, capsys):
     out = ["--out", str(tmp_path), "--samples", "2", "--size", "96", "--steps", "1", "--workers", "1"]
     with pytest.raises(SystemExit) as told:
-        command.run(functools.partial(generate.main, [*out, "--segmenter", "nosuch"]))
+        command.as_command(functools.partial(generate.main, [*out, "--segmenter", "nosuch"]))
     assert told.value.code == 2
     assert [line for line in capsys.readouterr().err.splitlines() if "nosuch" in line]
     generate.main([*out, "--segmenter", "grabcut"])  # there is no shard of the other settings

@@ -14,13 +14,14 @@ import pytest
 from segagent.agent import SegAgent
 from segagent.data import hres_synth
 from segagent.environment import Environment
-from segagent.errors import DataError
+from segagent.errors import DataError, MaskError
 from segagent.policy import ScriptedPolicy
 from segagent.rollout import collect, rollout
 from segagent.trajectories import from_row
 from segagent.types import Click, Sample
 from tests.fakes import BrushSegmenter
-from train import nano, sft, star
+from train import nano, release, sft, star
+from train.shards import counted
 
 SIZE = (40, 60)
 
@@ -115,12 +116,83 @@ def test_two_rounds_keep_their_data_models_and_reports(base, tmp_path, capsys):
     before = [row["steps"] for row in sft.load_trajectories([data])]
     (tmp_path / "round-2" / "model" / "segagent.json").unlink()
     (data / "train-00001.parquet").unlink()
+    (data / ".train-00001.1234.tmp").write_bytes(b"half a shard")
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round 2: 4 runs")]
     first = (data / "train-00000.parquet").stat().st_mtime_ns
     star.main(command(base, tmp_path, "--rounds", "2"))
     assert (data / "train-00000.parquet").stat().st_mtime_ns == first
     assert [row["steps"] for row in sft.load_trajectories([data])] == before
-    with pytest.raises(DataError, match="other settings"):
+    assert {file.name for file in data.iterdir()} == {"train-00000.parquet", "train-00001.parquet"}
+    again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("round 2:")]
+    assert again == told  # of all shards, the former run's too
+    assert len(told) == 1
+    with pytest.raises(DataError, match=r"other settings \(stop\)"):
         star.main(command(base, tmp_path, "--stop", "0.5"))
+    (tmp_path / "settings.json").write_text('{"model')
+    with pytest.raises(DataError, match=r"settings\.json cannot be read"):
+        star.main(command(base, tmp_path))
+
+
+def test_what_cannot_be_rolled_out_is_counted_and_logged(base, tmp_path, caplog):
+    class Samples(list):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            if isinstance(item, Exception):
+                raise item
+            return item
+
+    good = hres_synth("train", count=2, size=96)
+    bare = Sample(good[0].image, "the ring", id="bare")
+    settings = {
+        "method": "star+", "round": 1, "steps": 1, "stop": 0.9, "temperature": 0.0, "seed": 0, "batch": 4, "source": "test",
+        "threads": 0, "model": str(base / "sft"), "size": 9, "out": tmp_path,
+    }  # fmt: skip
+    samples = Samples([good[0], MaskError("a size"), OSError("a disk"), bare, good[1]])
+    counts = star.roll_shard(0, samples=samples, **settings)
+    assert (counts["runs"], counts["unreadable"], counts["without target"]) == (2, 2, 1)
+    assert caplog.text.count("is skipped") == 3
+    assert sft.load_trajectories([tmp_path])["id"][:] == [good[0].id, good[1].id]
+    assert counted(tmp_path) == counts
+
+
+def test_a_wrong_word_is_told_before_the_roll_outs(base, tmp_path, capsys):
+    words = command(base, tmp_path)
+    for more, told in (
+        ([*words, "--no-such-option"], "no-such-option"),
+        ([*words, "--data", "elsewhere"], "given before --"),
+        (["--rollouts", "0", *words], "count from 1"),
+        (["--stop", "80", *words], "lie in"),
+    ):
+        with pytest.raises(SystemExit):
+            star.main(more)
+        assert told in capsys.readouterr().err
+    with pytest.raises(DataError, match="no level"):
+        star.main(["--source", "hres-synth:extreme", *words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_figures_that_are_not_known_are_dashes(tmp_path):
+    best = {"ciou": 1.0, "giou": 1.0}
+    figures = {"first_click_hit": None, "best": best, "last": best, "noc85": None, "calibration": None}
+    report = tmp_path / "round-0" / "report" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"figures": {"all": figures}}))  # only of expressions that denote nothing
+    args, _ = star.parse(["--model", "m", "--data", "d", "--out", str(tmp_path)])
+    assert star.summary(args).splitlines()[-1] == "| S_0 | – | 100.0 | 100.0 | 100.0 | – | – |"
+
+
+def test_the_best_round_is_found_where_the_rounds_are_now(tmp_path):
+    for number, ciou in ((0, 0.1), (2, 0.5), (10, 0.5)):
+        report = tmp_path / f"round-{number}" / "report" / "report.json"
+        report.parent.mkdir(parents=True)
+        report.write_text(json.dumps({"policy": f"old/{number}", "figures": {"all": {"best": {"ciou": ciou}}}}))
+        if number:
+            (tmp_path / f"round-{number}" / "model").mkdir()
+    assert release.best_round(tmp_path) == tmp_path / "round-2" / "model"  # of equals the earlier
+    for file in tmp_path.glob("round-*/report/report.json"):
+        if "round-0" not in str(file):
+            file.unlink()
+    assert release.best_round(tmp_path) == Path("old/0")
 
 
 def test_star_without_a_good_run_says_so(base, tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from segagent.errors import SegAgentError
 
 
-def run(main: Callable[[], object]) -> None:
+def as_command(main: Callable[[], object]) -> None:
     """Runs the command. Exit codes as those of `python -m segagent`: 2 bad usage or input, 130 interrupted."""
     try:
         main()

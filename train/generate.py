@@ -35,7 +35,7 @@ from segagent.segmenters import load_segmenter
 from segagent.segmenters.base import content_key
 from segagent.trajectories import encode_image, to_row
 from segagent.types import Sample, Trajectory
-from train.command import run
+from train.command import as_command
 from train.shards import counted, write_shard
 from train.simulation import INITIAL, decide, simulate, simulate_many
 
@@ -295,4 +295,4 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    as_command(main)

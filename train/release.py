@@ -14,17 +14,20 @@ from pathlib import Path
 
 from segagent.agent import SegAgent
 from segagent.errors import CheckpointError
+from train.command import as_command
 
 LIMIT = 10_000_000  # bytes, of one file
 
 
 def best_round(folder: Path) -> Path:
     """The model whose report is best; of equals the earlier round. Raises CheckpointError where none was measured."""
-    reports = [json.loads(file.read_text()) for file in sorted(folder.glob("round-*/report/report.json"))]
-    if not reports:
+    files = sorted(folder.glob("round-*/report/report.json"), key=lambda file: int(file.parts[-3].partition("-")[2]))
+    if not files:
         raise CheckpointError(f"{folder} holds no round-N/report/report.json: run train.star with --count above 0.")
-    best = max(reports, key=lambda report: report["figures"]["all"]["best"]["ciou"])
-    return Path(best["policy"])
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    best = max(range(len(files)), key=lambda n: reports[n]["figures"]["all"]["best"]["ciou"])
+    own = files[best].parents[1] / "model"  # of S_0, which lies elsewhere, only the report is here
+    return own if own.exists() else Path(reports[best]["policy"])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,4 +48,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

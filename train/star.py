@@ -6,8 +6,9 @@
 S_0 is `--model`, the SFT policy, and D_0 `--data`, what it was trained on. Round n rolls out S_n-1, makes D_n of it and trains
 S_n from S_0. StaR+ (`--method star+`) keeps each action that raises the true IoU, puts F_sim's for that state in the place of
 each other one, and trains on D_0 ∪ D_n; StaR (`--method star`) keeps whole runs whose last mask is good, and trains on D_n
-alone. What follows `--` goes to train.sft. Each round keeps its data, model and report under `--out`/round-N; after an
-interruption the same command goes on where it stopped.
+alone. What follows `--` goes to train.sft; with `--steps` among it both methods have the same budget, while epochs of D_n alone
+are shorter. Each round keeps its data, model and report under `--out`/round-N; after an interruption the same command goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ from tqdm import tqdm
 
 from segagent import evaluate
 from segagent.annotator import SimulatedAnnotator
-from segagent.checkpoint import CONFIG
+from segagent.checkpoint import CONFIG, find_checkpoint
 from segagent.environment import Environment
 from segagent.errors import DataError
+from segagent.export import write_file
 from segagent.policy import Observation
 from segagent.rollout import rollout_many
 from segagent.segmenters.base import Holding
 from segagent.trajectories import to_row
 from segagent.types import Sample, Trajectory, Transition
 from train import sft
-from train.generate import open_source
-from train.shards import write_shard
+from train.command import as_command
+from train.generate import open_source, readable
+from train.shards import counted, write_shard
 
 METHODS = ("star+", "star")
 
@@ -89,13 +92,9 @@ def roll_shard(
         cv2.setNumThreads(threads)
         torch.set_num_threads(threads)
     agent = _agent(model)
-    counts = {"runs": 0, "kept": 0, "actions": 0, "corrected": 0, "unreadable": 0}
-    rows, part = [], []
-    for index in range(number * size, min((number + 1) * size, len(samples))):
-        try:
-            part.append(samples[index])
-        except (DataError, OSError):
-            counts["unreadable"] += 1
+    counts = dict.fromkeys(("runs", "kept", "actions", "corrected", "unreadable", "without target"), 0)
+    rows = []
+    part = list(readable(samples, number * size, (number + 1) * size, counts))
     for first in range(0, len(part), batch):
         group = part[first : first + batch]
         runs: list[list[Transition]] = [[] for _ in group]
@@ -115,7 +114,7 @@ def roll_shard(
             counts["actions"] += len(kept.steps)
             counts["corrected"] += sum(step.origin == "corrected" for step in kept.transitions)
             rows.append(to_row(kept, segmenter=agent.segmenter.reference, round=round, source=source, initial="empty"))
-    write_shard(rows, out / f"train-{number:05d}.parquet")
+    write_shard(rows, out / f"train-{number:05d}.parquet", counts)
     return counts
 
 
@@ -127,18 +126,25 @@ def _agent(model: str):
 
 
 def roll_out(folder: Path, samples: Sequence[Sample], *, size: int, workers: int, **settings) -> dict[str, int]:
-    """D_n: all shards that are not there yet; the counts of all of them are kept beside them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    total_file = folder / "counts.json"
-    total = json.loads(total_file.read_text()) if total_file.exists() else {}
+    """D_n: makes all shards that are not there yet; → the counts of all of them."""
+    _make(folder)
     numbers = [n for n in range(-(-len(samples) // size)) if not (folder / f"train-{n:05d}.parquet").exists()]
     # As many processes as cores, each on one thread, beat one on all: a segmenter and a decoder have little to share out.
     work = functools.partial(roll_shard, samples=samples, out=folder, size=size, threads=int(workers > 1), **settings)
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(numbers)) or 1) as pool:
-        for counts in tqdm(pool.imap_unordered(work, numbers), total=len(numbers), unit="shard", desc="roll-out"):
-            total = {key: total.get(key, 0) + value for key, value in counts.items()}
-            total_file.write_text(json.dumps(total))
-    return total
+    if numbers:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(numbers))) as pool:
+            for _ in tqdm(pool.imap_unordered(work, numbers), total=len(numbers), unit="shard", desc="roll-out"):
+                pass
+    for half in folder.glob(".train-*.tmp"):  # of processes that were killed
+        half.unlink(missing_ok=True)
+    return counted(folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made: {error.strerror or error}. Choose another --out.") from error
 
 
 def play_round(number: int, args: argparse.Namespace, samples: Sequence[Sample], training: list[str]) -> Path:
@@ -152,11 +158,14 @@ def play_round(number: int, args: argparse.Namespace, samples: Sequence[Sample],
             round=number, steps=args.horizon, stop=args.stop, temperature=args.temperature, seed=args.seed,
             batch=args.rollouts, source=args.source,
         )  # fmt: skip
+        told = ", ".join(f"{value} {key}" for key, value in counts.items())
+        if not counts.get("runs", 1):
+            raise DataError(f"Not one sample of {args.source} could be rolled out ({told}): see the warnings above.")
         if not counts.get("kept", 1):
             raise DataError(
                 f"Round {number} kept none of {counts['runs']} runs: lower --stop, or begin with a better --model."
             )
-        print(f"round {number}: " + ", ".join(f"{value} {key}" for key, value in counts.items()), flush=True)
+        print(f"round {number}: {told}", flush=True)
         data = [folder / "data"] if args.method == "star" else [*args.data, folder / "data"]
         sft.main(["--model", str(args.model), "--out", str(model), "--data", *map(str, data), *training])
     if args.count and not (folder / "report" / "report.json").exists():
@@ -183,9 +192,10 @@ def summary(args: argparse.Namespace) -> str:
         if not folder.exists():
             continue
         f = json.loads(folder.read_text())["figures"]["all"]
-        values = [100 * v for v in (f["first_click_hit"], f["best"]["ciou"], f["best"]["giou"], f["last"]["ciou"])]
+        shares = (f["first_click_hit"], f["best"]["ciou"], f["best"]["giou"], f["last"]["ciou"])
+        cells = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
         read = f["calibration"]
-        cells = [f"{v:.1f}" for v in values] + [f"{f['noc85']:.2f}", "–" if read is None else f"{read['mae']:.1f}"]
+        cells += ["–" if f["noc85"] is None else f"{f['noc85']:.2f}", "–" if read is None else f"{read['mae']:.1f}"]
         lines.append(f"| {'S_0' if number == 0 else f'{args.method}, round {number}'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -219,32 +229,49 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seed", type=int, default=0)
     words = sys.argv[1:] if argv is None else argv
     cut = words.index("--") if "--" in words else len(words)
-    args = parser.parse_args(words[:cut])
-    if args.rounds < 1 or args.samples < 1:
-        parser.error("--rounds and --samples count from 1.")
-    return args, words[cut + 1 :]
+    args, training = parser.parse_args(words[:cut]), words[cut + 1 :]
+    if min(args.rounds, args.samples, args.each, args.horizon, args.rollouts, args.shard, args.workers) < 1:
+        parser.error("--rounds, --samples, --each, --horizon, --rollouts, --shard and --workers count from 1.")
+    if min(args.count, args.seed, args.temperature) < 0 or not (0 <= args.stop <= 1 and 0 <= args.absent <= 1):
+        parser.error("--count, --seed and --temperature are at least 0; --stop and --absent lie in [0, 1].")
+    taken = sft.parse(
+        ["--model", "", "--data", "", "--out", "", *training]
+    )  # a wrong word is told before the roll-outs
+    if (taken.model, taken.data, str(taken.out)) != ("", [""], "."):
+        parser.error("--model, --data and --out are given before --, and each round's to train.sft by this command.")
+    return args, training
+
+
+def remember(args: argparse.Namespace, training: list[str]) -> None:
+    """Notes in `--out` what the rounds are of. Raises DataError where there are rounds of something else."""
+    own = {key: str(value) for key, value in vars(args).items() if key not in ("rounds", "workers", "rollouts", "out")}
+    own["training"], record = training, args.out / "settings.json"
+    try:
+        held = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{record} cannot be read: {error}. Choose another --out, or remove it.") from error
+    other = [key for key, value in own.items() if held.get(key, value) != value]
+    if other and any(args.out.glob("round-*")):
+        raise DataError(f"{args.out} holds rounds of other settings ({', '.join(other)}): choose another --out.")
+    write_file(record, json.dumps(own, indent=1).encode())
 
 
 def main(argv: list[str] | None = None) -> None:
     args, training = parse(argv)
-    if not (args.model / CONFIG).exists():
+    if not (find_checkpoint(args.model) / CONFIG).exists():
         raise DataError(f"{args.model} holds no checkpoint of train.sft ({CONFIG}): StaR starts from an SFT policy.")
     sft.load_trajectories(args.data)  # D_0 must be there before hours of roll-outs
-    args.out.mkdir(parents=True, exist_ok=True)
-    own = {key: str(value) for key, value in vars(args).items() if key not in ("rounds", "workers", "rollouts", "out")}
-    text, record = json.dumps({**own, "training": training}, indent=1), args.out / "settings.json"
-    if record.exists() and record.read_text() != text:
-        raise DataError(f"{args.out} holds rounds of other settings (settings.json): choose another --out.")
-    record.write_text(text)
     samples = open_source(args.source, args.samples, args.size, args.each, args.absent)
+    _make(args.out)
+    remember(args, training)
     if args.count and not (args.out / "round-0" / "report" / "report.json").exists():
         measure(args.model, args.out / "round-0" / "report", args)
     for number in range(1, args.rounds + 1):
         play_round(number, args, samples, training)
     table = summary(args)
-    (args.out / "star.md").write_text(table + "\n", encoding="utf-8")
+    write_file(args.out / "star.md", f"{table}\n".encode())
     print(table)
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)
