@@ -207,6 +207,38 @@ def test_a_model_that_is_no_sft_policy_is_refused(base, tmp_path):
         star.main(words)
 
 
+def test_the_recipe_of_nano_makes_again_what_was_half_written(tmp_path):
+    """With a python that only notes what it is asked for, and writes a stage's last file."""
+    stub, log, out = tmp_path / "bin" / "python", tmp_path / "log", tmp_path / "out"
+    stub.parent.mkdir()
+    stub.write_text(f"""#!/usr/bin/env bash
+        echo "$2" >> {log}
+        while [ "$1" != --out ]; do module=${{module:-$2}}; shift; done
+        case $module in
+            train.nano | train.pretrain) touch "$2/processor_config.json" ;;
+            train.sft) mkdir -p "$2" && touch "$2/segagent.json" ;;
+        esac""")
+    stub.chmod(0o755)
+    for name in ("untrained", "vision"):  # killed before the processors were there
+        (out / name).mkdir(parents=True)
+        (out / name / "config.json").touch()
+    recipe = Path(__file__).parents[1] / "train" / "nano.sh"
+    environment = {
+        **os.environ,
+        "PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}",
+        "OUT": str(out),
+        "BASELINE": "",
+    }
+    made = []
+    for _ in range(2):
+        subprocess.run(["bash", str(recipe)], env=environment, check=True)
+        made.append(log.read_text().split())
+        log.unlink()
+    rest = ["train.star", "train.release"]
+    assert made[0] == ["train.nano", "train.pretrain", "train.generate", "train.generate", "train.sft", *rest]
+    assert made[1] == ["train.generate", "train.generate", *rest]  # these know themselves what is missing
+
+
 def test_the_recipe_of_nano_runs_on_tiny_settings(tmp_path):
     """All stages of train/nano.sh, one after another, from nothing to a released checkpoint that segments."""
     tiny = {

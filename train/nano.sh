@@ -8,8 +8,9 @@ SHARD=${SHARD:-250} WORKERS=${WORKERS:-2}
 # Keeps glibc from giving memory back to the system after every batch: up to three times faster.
 export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=536870912
 
-[ -e "$OUT/untrained/config.json" ] || python -m train.nano --out "$OUT/untrained" --scenes "$SCENES" --width "$WIDTH" --layers "$LAYERS"
-[ -e "$OUT/vision/config.json" ] || python -m train.pretrain --model "$OUT/untrained" --out "$OUT/vision" --minutes "$MINUTES" --batch "$BATCH"
+# A processor's configuration is the last file of a model that is written.
+[ -e "$OUT/untrained/processor_config.json" ] || python -m train.nano --out "$OUT/untrained" --scenes "$SCENES" --width "$WIDTH" --layers "$LAYERS"
+[ -e "$OUT/vision/processor_config.json" ] || python -m train.pretrain --model "$OUT/untrained" --out "$OUT/vision" --minutes "$MINUTES" --batch "$BATCH"
 
 # D_0: what comes after a click, and how good a segmenter's masks are, on the segmenter that nano is to click with.
 python -m train.generate --out "$OUT/trajectories" --samples "$TRAJECTORIES" --steps 6 \
