@@ -55,8 +55,9 @@ class Scenes(IterableDataset):
         stream = 0
         while True:
             rng = np.random.default_rng([self.seed, worker.id if worker else 0, stream])
-            # About the model's own resolution, which is fast, and of any aspect ratio, for the input squeezes it away.
-            size = tuple(int(side) for side in rng.integers(INPUT * 4 // 5, INPUT * 6 // 5, 2))
+            # From the model's own resolution, which is fast, to that of the data, whose strokes get thinner as they are shrunk
+            # to it; of any aspect ratio, for the input squeezes it away.
+            size = tuple(int(side) for side in rng.integers(INPUT * 4 // 5, INPUT * 2, 2))
             scene = make_scene(rng, LEVELS[stream % len(LEVELS)], size)
             found = expressions(scene, rng, per_object=2)
             present, absent = [e for e in found if e[1]], [e for e in found if not e[1]]
