@@ -27,7 +27,7 @@ from segagent.data.objects import read_objects
 from segagent.environment import Environment
 from segagent.errors import DataError, SegAgentError
 from segagent.masks import from_rle, to_rle
-from segagent.metrics import at_limit, iou_after, noc, nof
+from segagent.metrics import ClickMetrics, iou_after, noc
 from segagent.rollout import collect, rollout
 from segagent.segmenters import Segmenter, load_segmenter
 from segagent.types import Click, Sample
@@ -58,19 +58,24 @@ class Report:
     limit: int = LIMIT
     skipped: tuple[str, ...] = field(default=())  # ids of samples without an object
 
+    def metrics(self) -> ClickMetrics:
+        metrics = ClickMetrics(self.limit, THRESHOLDS)
+        for run in self.runs:
+            metrics.update(run.ious, run.seconds)
+        return metrics
+
     def summary(self) -> dict[str, Any]:
         """The table's row; IoUs in [0, 1], `spc` in seconds."""
-        ious = [run.ious for run in self.runs]
-        after, clicks = iou_after(ious, self.limit), sum(map(len, ious))
+        figures = self.metrics().compute()
+        curve, spc = figures.pop("curve"), figures.pop("spc")
+        after = {f"iou{k}": curve[k - 1] for k in AFTER if k <= self.limit}
         return {
             "segmenter": self.segmenter,
             "data": self.data,
-            "objects": len(self.runs),
-            **{f"noc{t * 100:.0f}": noc(ious, t, self.limit) for t in THRESHOLDS},
-            **{f"at_limit{t * 100:.0f}": at_limit(ious, t, self.limit) for t in THRESHOLDS},
-            **{f"nof{t * 100:.0f}": nof(ious, t, self.limit) for t in THRESHOLDS},
-            **{f"iou{k}": after[k - 1] for k in AFTER if k <= self.limit},
-            "spc": sum(run.seconds for run in self.runs) / clicks if clicks else 0.0,
+            "objects": figures.pop("count"),
+            **figures,
+            **after,
+            "spc": spc,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,13 +101,20 @@ def benchmark(
     environment, runs, skipped = Environment(segmenter), [], []
     for index in tqdm(range(len(samples)), desc=name, unit="object", disable=None if progress else True):
         sample = samples[index]
-        if sample.target is None or not sample.target.any():
+        if not _clickable(sample):
             skipped.append(sample.id)
             continue
         runs.append(_run(environment, sample, index, limit))
     if not runs:
         raise DataError(f"There is no object to click in {name or 'these samples'}: every mask is empty.")
     return Report(segmenter.reference, name, tuple(runs), limit, tuple(skipped))
+
+
+def _clickable(sample: Sample) -> bool:
+    """Whether there is an object, and not all of it under the pixels to ignore."""
+    if sample.target is None:
+        return False
+    return bool((sample.target if sample.ignore is None else sample.target & ~sample.ignore).any())
 
 
 def _run(environment: Environment, sample: Sample, index: int, limit: int) -> Run:
@@ -176,11 +188,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.limit < 1:
         raise SegAgentError(f"--limit is a number of clicks from 1, not {options.limit}.")
+    if options.count is not None and options.count < 1:
+        raise SegAgentError(f"--count is a number of objects from 1, not {options.count}.")
     sets: dict[str, Sequence[Sample]] = {}
     for data in options.data:
         samples, name = read_objects(data, options.layout), Path(data).resolve().name
         if options.count is not None:
-            samples = samples[:: max(1, len(samples) // max(1, options.count))][: options.count]
+            samples = samples[:: max(1, len(samples) // options.count)][: options.count]
         sets[data if name in sets else name] = samples
     reports = []
     for reference in options.segmenter:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
 
+from segagent.calibration import mean
 from segagent.overlap import Mask, as_bool, check_same_size, iou
 
 
-def boundary_iou(a: Mask, b: Mask, ratio: float = 0.02) -> float:
+def boundary_iou(a: Mask, b: Mask, ratio: float = 0.02) -> Any:
     """IoU of the two masks' inner boundaries, `ratio` of the frame's diagonal wide (Cheng et al., CVPR 2021).
 
     The width is rounded, at least one pixel, and measured in the chessboard distance; the frame's edge bounds a mask too.
+    Several masks, (..., H, W) or a list, give an array (...).
     """
     a, b = as_bool(a), as_bool(b)
     check_same_size(a.shape, b.shape)
+    if a.ndim > 2:
+        return np.array([boundary_iou(x, y, ratio) for x, y in zip(a, b, strict=True)])
     width = max(1, round(ratio * math.hypot(*a.shape)))
     return iou(_inner_boundary(a, width), _inner_boundary(b, width))
 
@@ -75,3 +79,30 @@ def j_and_f(a: Mask, b: Mask) -> dict[str, float]:
     """{"j", "f", "j_and_f"}: DAVIS' two measures, each the mean over all frames given, and their mean."""
     j, f = float(np.mean(region_j(a, b))), float(np.mean(contour_f(a, b)))
     return {"j": j, "f": f, "j_and_f": (j + f) / 2}
+
+
+class OutlineMetrics:
+    """Mean boundary IoU, and DAVIS' J, F and J&F, of many objects; streaming and mergeable.
+
+    An object is a mask, or several, its frames (T, H, W), of which it counts the mean, as in DAVIS.
+    """
+
+    def __init__(self) -> None:
+        self.scores: list[tuple[float, float, float]] = []
+
+    def update(self, prediction: Mask, target: Mask) -> Self:
+        """Counts one object. Raises MaskError where sizes differ."""
+        measures = (boundary_iou, region_j, contour_f)
+        self.scores.append(tuple(float(np.mean(measure(prediction, target))) for measure in measures))
+        return self
+
+    def merge(self, other: OutlineMetrics) -> Self:
+        """Adds what another worker counted."""
+        self.scores = self.scores + other.scores
+        return self
+
+    def compute(self) -> dict[str, float]:
+        """`boundary_iou`, `j`, `f`, `j_and_f`, means over the objects in [0, 1] (nan before the first), and their `count`."""
+        columns = zip(*self.scores, strict=True) if self.scores else ((), (), ())
+        outline, j, f = map(mean, columns)
+        return {"boundary_iou": outline, "j": j, "f": f, "j_and_f": (j + f) / 2, "count": len(self.scores)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
+
+from segagent.errors import SegAgentError
 
 
 def ratio(part: float, whole: float) -> float:
@@ -21,9 +23,14 @@ class Calibration:
         self.pairs: list[tuple[float, float]] = []
 
     def update(self, predicted: float | Iterable[float], true: float | Iterable[float]) -> Self:
-        """Counts one pair, or two sequences of equal length."""
-        pairs = np.stack(np.broadcast_arrays(np.atleast_1d(predicted), np.atleast_1d(true)), axis=1)
-        self.pairs += [(float(p), float(t)) for p, t in pairs]
+        """Counts one pair, or two sequences of equal length. Raises SegAgentError for others, and for what is no finite number."""
+        given = [list(values) if isinstance(values, Iterator) else values for values in (predicted, true)]
+        predicted, true = (np.atleast_1d(np.asarray(values, dtype=float)) for values in given)
+        if predicted.shape != true.shape:
+            raise SegAgentError(f"{predicted.size} predicted and {true.size} true IoUs: give as many of each.")
+        if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
+            raise SegAgentError("Predicted and true IoUs are finite numbers: leave out what was not predicted.")
+        self.pairs += zip(predicted.tolist(), true.tolist(), strict=True)
         return self
 
     def merge(self, other: Calibration) -> Self:
@@ -43,15 +50,15 @@ class Calibration:
                 "low": i / bins,
                 "high": (i + 1) / bins,
                 "count": int((places == i).sum()),
-                "predicted": _mean(predicted[places == i]),
-                "true": _mean(true[places == i]),
+                "predicted": mean(predicted[places == i]),
+                "true": mean(true[places == i]),
             }
             for i in range(bins)
         ]
         gaps = [row["count"] * abs(row["predicted"] - row["true"]) for row in table if row["count"]]
         return {
-            "mae": 100 * _mean(abs(predicted - true)),
-            "mse": 100**2 * _mean((predicted - true) ** 2),
+            "mae": 100 * mean(abs(predicted - true)),
+            "mse": 100**2 * mean((predicted - true) ** 2),
             "pearson": _pearson(predicted, true),
             "spearman": _pearson(_ranks(predicted), _ranks(true)),
             "ece": 100 * ratio(math.fsum(gaps), len(predicted)),
@@ -65,7 +72,8 @@ def calibration(predicted: Iterable[float], true: Iterable[float], bins: int = 1
     return Calibration().update(predicted, true).compute(bins)
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: Sequence[float] | np.ndarray) -> float:
+    """Rounded once, so that no order matters; nan of no values."""
     return ratio(math.fsum(values), len(values))
 
 

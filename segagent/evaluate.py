@@ -159,7 +159,7 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:

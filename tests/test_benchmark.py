@@ -60,8 +60,9 @@ def test_the_numbers_by_hand():
 def test_samples_without_an_object_are_left_out_and_named():
     nothing = Sample(square("a").image, "nothing", np.zeros((30, 40), bool), "empty")
     unknown = Sample(square("a").image, "unknown", None, "unknown")
-    report = benchmark(Slow(), [nothing, square("a"), unknown])
-    assert report.skipped == ("empty", "unknown")
+    hidden = Sample(square("a").image, "hidden", square("a").target, "hidden", square("a").target)
+    report = benchmark(Slow(), [nothing, square("a"), unknown, hidden])
+    assert report.skipped == ("empty", "unknown", "hidden")
     assert [run.index for run in report.runs] == [1]
     with pytest.raises(DataError, match="no object to click"):
         benchmark(Slow(), [nothing])
@@ -128,6 +129,8 @@ def test_bad_arguments(folder: Path, capsys: pytest.CaptureFixture):
     assert "There is no folder" in capsys.readouterr().err
     with pytest.raises(SegAgentError, match="--limit"):
         module.main(["--data", str(folder), "--limit", "0"])
+    with pytest.raises(SegAgentError, match="--count"):
+        module.main(["--data", str(folder), "--count", "0"])
     with pytest.raises(SystemExit):
         module.main([])
 

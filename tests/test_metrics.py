@@ -17,6 +17,8 @@ from segagent.boundaries import _edges
 from segagent.errors import MaskError, SegAgentError
 from segagent.metrics import (
     Calibration,
+    ClickMetrics,
+    OutlineMetrics,
     Overlap,
     RESMetrics,
     at_limit,
@@ -84,6 +86,65 @@ def test_masks_of_different_sizes_are_refused():
             overlap(x, y)
 
 
+@pytest.mark.parametrize(
+    "counts", [[1, 2], [-1, 121], "0", "", "zz", b"\xff", masks.to_rle(np.ones((20, 20), bool))["counts"], None, (120,)]
+)
+def test_an_rle_that_does_not_fill_its_frame_is_refused(counts):
+    # Merged with a good one, it would keep pycocotools busy for ever.
+    good, bad = masks.to_rle(np.eye(10, 12, dtype=bool)), {"size": [10, 12], "counts": counts}
+    for pair in ((good, bad), (bad, good), (bad, bad)):
+        with pytest.raises(MaskError, match=r"add up to|Not a COCO RLE"):
+            overlap(*pair)
+    with pytest.raises(MaskError, match="Not a COCO RLE"):
+        overlap(good, {"counts": good["counts"]})
+
+
+def test_an_rles_runs_of_all_lengths_are_counted():
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        size = tuple(int(n) for n in rng.integers(1, 300, 2))
+        a, b = (cv2.resize(rng.random((5, 4)), size[::-1]) > p for p in rng.random(2))
+        expected = overlap(a, b)
+        assert overlap(masks.to_rle(a), masks.to_rle(b)) == expected
+        assert overlap(masks.to_rle(b), masks.to_rle(a), masks.to_rle(~a)).a == expected.intersection
+    for height, width in ((1, 1), (1, 7), (2048, 1500)):
+        empty = masks.to_rle(np.zeros((height, width), bool))
+        full = masks.to_rle(np.ones((height, width), bool))
+        assert overlap(full, full) == Overlap(*[height * width] * 3)
+        assert overlap(empty, full) == Overlap(0, 0, height * width)
+
+
+def test_several_masks_are_never_taken_for_one():
+    arrays = np.stack([LEFT, TOP, NOTHING]), np.stack([TOP, TOP, NOTHING])
+    forms = (
+        arrays,
+        [list(a) for a in arrays],
+        [a.astype(np.uint8) * 255 for a in arrays],
+        [a.astype(float) for a in arrays],
+        [[pack(m) for m in a] for a in arrays],
+        [[masks.to_rle(m) for m in a] for a in arrays],
+        [a.tolist() for a in arrays],
+        [np.asfortranarray(a) for a in arrays],
+    )
+    for a, b in forms:
+        assert iou(a, b).tolist() == [20 / 70, 1, 1]
+        result = RESMetrics().update(a, b).compute()
+        assert (result["count"], result["giou"], result["n_acc"]) == (3, pytest.approx((20 / 70 + 2) / 3), 1)
+        assert boundary_iou(a, b).tolist() == [boundary_iou(LEFT, TOP), 1, 1]
+        assert contour_f(a, b).tolist() == [contour_f(LEFT, TOP), 1, 1]
+    assert iou(np.stack([arrays[0]] * 2), np.stack([arrays[1]] * 2)).shape == (2, 3)
+    for a, b in ((list(arrays[0]), list(arrays[1])[:2]), ([LEFT, TOP], [TOP, NOTHING[:5]]), (arrays[0], TOP)):
+        metrics = RESMetrics()
+        with pytest.raises(MaskError):
+            metrics.update(a, b)
+        assert metrics.compute()["count"] == 0  # all of a batch or none of it
+    for wrong in (LEFT * 3, np.stack([LEFT] * 2), np.ones(4, bool)):
+        with pytest.raises(MaskError):
+            pack(wrong)
+    with pytest.raises(MaskError, match="two axes"):
+        iou(np.ones(4, bool), np.ones(4, bool))
+
+
 def test_res_metrics_by_hand():
     metrics = RESMetrics()
     metrics.update(LEFT, TOP).update(TOP, TOP).update(block(slice(0, 4), slice(None)), TOP)
@@ -120,6 +181,9 @@ def test_conventions_of_empty_targets(convention: str, giou: float, ciou: float,
     assert result["n_acc"] == 0.5
     assert result["t_acc"] == 1
     assert result["pr50"] == {"plain": 1 / 3, "lisa": 1 / 3, "grefcoco": 0}.get(convention, 0)
+    targets = RESMetrics(convention).update(LEFT, TOP).update(NOTHING, TOP).compute()
+    assert targets.get("t_acc") == (0.5 if convention == "grefcoco" else None)
+    assert targets["ciou"] == pytest.approx(20 / 120)
 
 
 def test_unknown_conventions_are_named():
@@ -159,6 +223,36 @@ def test_noc_counts_misses_as_the_limit():
 
 def test_iou_after_k_clicks_keeps_what_a_finished_run_has():
     assert iou_after([[0.2, 0.6, 1.0], [0.4, 0.8]], limit=4) == pytest.approx([0.3, 0.7, 0.9, 0.9])
+    assert iou_after([[0.2, 0.6, 1.0], []], limit=2) == pytest.approx([0.1, 0.3])
+    assert iou_after([0.2, 0.6], limit=3) == [0.2, 0.6, 0.6]  # one run
+    assert all(map(math.isnan, iou_after([], limit=3)))
+    assert (nof([0.2, 0.6], 0.5), nof([0.2, 0.6], 0.7), at_limit([0.2, 0.6], 0.7)) == (0, 1, 1)
+    assert iou_after(np.array([[0.2, 0.6]]), limit=3) == [0.2, 0.6, 0.6]
+
+
+def test_click_metrics_stream_and_merge():
+    rng = np.random.default_rng(4)
+    runs = [(np.sort(rng.random(rng.integers(0, 9))).tolist(), rng.random()) for _ in range(40)]
+    whole, backwards, shards = ClickMetrics(limit=6), ClickMetrics(limit=6), [ClickMetrics(limit=6) for _ in range(3)]
+    for i, run in enumerate(runs):
+        whole.update(*run)
+        shards[i % 3].update(*run)
+    for run in reversed(runs):
+        backwards.update(*run)
+    merged = ClickMetrics(limit=6)
+    for shard in shards:
+        merged.merge(pickle.loads(pickle.dumps(shard)))
+    result = whole.compute()
+    assert result == merged.compute() == backwards.compute()
+    ious = [run for run, _ in runs]
+    assert result["noc85"] == pytest.approx(noc(ious, 0.85, 6))
+    assert (result["nof90"], result["at_limit80"]) == (nof(ious, 0.9, 6), at_limit(ious, 0.8, 6))
+    assert result["curve"] == iou_after(ious, 6)
+    assert result["spc"] == pytest.approx(sum(s for _, s in runs) / sum(map(len, ious)))
+    assert result["count"] == 40
+    assert math.isnan(ClickMetrics().compute()["noc90"])
+    with pytest.raises(SegAgentError, match="cannot be merged"):
+        whole.merge(ClickMetrics(limit=20))
 
 
 def test_boundary_iou_by_hand():
@@ -213,6 +307,21 @@ def test_j_and_f_over_frames():
     assert j_and_f(a, b) == {"j": 2 / 3, "f": 2 / 3, "j_and_f": 2 / 3}
 
 
+def test_outline_metrics_stream_and_merge():
+    video = np.stack([LEFT, NOTHING, LEFT]), np.stack([LEFT, NOTHING, NOTHING])
+    whole = OutlineMetrics().update(*video).update(LEFT, TOP)
+    result = whole.compute()
+    assert result["j"] == pytest.approx((2 / 3 + 20 / 70) / 2)  # a video counts as one object: its mean over frames
+    assert result["f"] == pytest.approx((2 / 3 + contour_f(LEFT, TOP)) / 2)
+    assert result["boundary_iou"] == pytest.approx((2 / 3 + boundary_iou(LEFT, TOP)) / 2)
+    assert result["j_and_f"] == (result["j"] + result["f"]) / 2
+    parts = OutlineMetrics().update(pack(LEFT), masks.to_rle(TOP)).merge(OutlineMetrics().update(*video))
+    assert parts.compute() == result
+    assert math.isnan(OutlineMetrics().compute()["j_and_f"])
+    with pytest.raises(MaskError, match="different sizes"):
+        whole.update(LEFT, TOP[:5])
+
+
 def test_contour_f_is_that_of_dilated_boundaries():
     """DAVIS' own words: dilate each boundary with a disk, and count what the other covers."""
     folder = DATA / "davis_osvos_pred" / "car-shadow"
@@ -250,3 +359,13 @@ def test_calibration_of_ties_constants_and_shards():
     whole = Calibration().update([0.1, 0.7, 1.0], [0.2, 0.6, 0.9])
     parts = Calibration().update(1.0, 0.9).merge(Calibration().update([0.7, 0.1], [0.6, 0.2]))
     assert whole.compute() == parts.compute()
+
+
+def test_calibration_takes_pairs_only():
+    assert Calibration().update(iter([0.1, 0.2]), (v for v in (0.1, 0.3))).compute()["count"] == 2
+    for predicted, true in (([0.1], [0.1, 0.2]), ([0.1, 0.2, 0.3], [0.1, 0.2])):
+        with pytest.raises(SegAgentError, match="give as many of each"):
+            calibration(predicted, true)
+    for predicted in (None, math.nan):
+        with pytest.raises(SegAgentError, match="leave out what was not predicted"):
+            calibration([predicted, 0.2], [0.1, 0.2])
