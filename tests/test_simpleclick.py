@@ -347,8 +347,13 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path):
     with pytest.raises(CheckpointError, match="No model can be loaded from"):
         SimpleClickSegmenter.from_pretrained(tmp_path / "folder", local_files_only=True)
     model = SimpleClickModel.from_pretrained(save(tmp_path, weights))
-    with pytest.raises(SegmenterError, match="no multiple of the model's patch"):
-        SimpleClickSegmenter(model, size=100)
+    for size in (100, -16):
+        with pytest.raises(SegmenterError, match="no multiple of the model's patch"):
+            SimpleClickSegmenter(model, size=size)
+    with pytest.raises(SegmenterError, match="takes num_attention_heads, size, zoom and flip, and not num_heads"):
+        SimpleClickSegmenter.from_pretrained(save(tmp_path, weights), num_heads=4)
+    with pytest.raises(CheckpointError, match="32 channels wide, which 5 attention heads cannot share: give num_att"):
+        SimpleClickSegmenter.from_pretrained(save(tmp_path, weights), num_attention_heads=5)
     model.save_pretrained(tmp_path / "part", state_dict={"image_embedding.bias": torch.zeros(32)})
     with pytest.raises(CheckpointError, match=r"lacks .* of the weights"):
         SimpleClickSegmenter.from_pretrained(tmp_path / "part")
@@ -550,6 +555,12 @@ def test_zooms_in_on_the_mask_and_keeps_the_crop(segmenter):
     small = State(image, np.zeros_like(mask), (Click(500, 300),), memory)
     assert segmenter._crop(small, near, [*small.actions, near]) == (0, 0, 899, 599)
     assert segmenter._crop(start(image), Box(400, 250, 649, 349), []) == (350, 200, 700, 400)
+    # With nothing found yet the whole image is wanted, and as any other it is not taken where the last crop is near it.
+    wide = Memory(np.zeros((224, 224), np.float32), (0, 0, 899, 400))
+    nothing = State(image, np.zeros_like(mask), (Click(500, 300),), wide)
+    assert segmenter._crop(nothing, near, [*nothing.actions, near]) == wide.crop
+    below = Click(500, 500)
+    assert segmenter._crop(nothing, below, [*nothing.actions, below]) == (0, 0, 899, 599)
 
 
 def test_the_last_probabilities_are_found_again_in_another_crop(segmenter):

@@ -62,7 +62,7 @@ class SimpleClickSegmenter:
         config says: the size of its training, with zoom and flip."""
         self.reference = reference
         self.size = size or model.config.input_size or int(np.max(model.config.image_size))
-        if self.size % model.config.patch_size:
+        if self.size < 1 or self.size % model.config.patch_size:
             raise SegmenterError(
                 f"The input size {self.size} is no multiple of the model's patch, {model.config.patch_size} px."
             )
@@ -85,11 +85,17 @@ class SimpleClickSegmenter:
         cache: int = 8,
         **options: Any,
     ) -> SimpleClickSegmenter:
-        """A released `.pth`, or a folder or repository of safetensors; `options` go to the hub. Raises CheckpointError."""
+        """A released `.pth`, or a folder or repository of safetensors; `options` go to the hub.
+
+        Raises CheckpointError, and SegmenterError for options that a file does not take.
+        """
         from segagent.segmenters.simpleclick_model import SimpleClickModel
 
         name = str(name_or_path)
         if name.endswith((".pth", ".pt")):
+            if options:
+                given = ", ".join(options)
+                raise SegmenterError(f"A .pth file takes num_attention_heads, size, zoom and flip, and not {given}.")
             model = SimpleClickModel.from_pretrained(name, num_attention_heads=num_attention_heads)
         else:
             model = load_pretrained(SimpleClickModel, name, **options)
@@ -147,13 +153,14 @@ class SimpleClickSegmenter:
     def _crop(self, state: State, action: Click | Box, clicks: Sequence[Click]) -> Crop:
         """What of the image the network sees."""
         height, width = state.size
-        whole = (0, 0, width - 1, height - 1)
-        region = _box_pixels(action, state.size) if isinstance(action, Box) else box_of(state.mask)
-        if not self.zoom or region is None:
-            return whole
+        x0, y0, x1, y1 = 0, 0, width - 1, height - 1
+        if not self.zoom:
+            return x0, y0, x1, y1
         inside = [(round(c.x), round(c.y)) for c in clicks if c.positive]
-        xs, ys = [region[0], region[2], *(x for x, _ in inside)], [region[1], region[3], *(y for _, y in inside)]
-        (x0, x1), (y0, y1) = _grow(min(xs), max(xs), width), _grow(min(ys), max(ys), height)
+        region = _box_pixels(action, state.size) if isinstance(action, Box) else box_of(state.mask)
+        if region is not None:
+            xs, ys = [region[0], region[2], *(x for x, _ in inside)], [region[1], region[3], *(y for _, y in inside)]
+            (x0, x1), (y0, y1) = _grow(min(xs), max(xs), width), _grow(min(ys), max(ys), height)
         last = state.memory.crop if isinstance(state.memory, Memory) else None
         if last is not None and all(last[0] <= x < last[2] and last[1] <= y < last[3] for x, y in inside):
             overlap = _overlap((x0, x1), (last[0], last[2])) * _overlap((y0, y1), (last[1], last[3]))

@@ -54,8 +54,14 @@ def read_released(path: str, num_attention_heads: int | None = None) -> tuple[di
         settings |= saved
         width = settings["hidden_size"]
         guess = _HEADS.get(width, width // 64 if width >= 192 else 4)
-        settings["num_attention_heads"] = num_attention_heads or settings.get("num_attention_heads") or guess
-        return settings, _convert(weights, settings)
+        heads = num_attention_heads or settings.get("num_attention_heads") or guess
+        settings["num_attention_heads"] = heads
+        converted = _convert(weights, settings)
+    if width % heads:
+        raise CheckpointError(
+            f"{path} is {width} channels wide, which {heads} attention heads cannot share: give num_attention_heads."
+        )
+    return settings, converted
 
 
 @contextmanager
