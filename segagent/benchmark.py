@@ -212,7 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write(folder: Path, reports: Sequence[Report], sets: dict[str, Sequence[Sample]], count: int = 8) -> None:
     """table.md, results.json, curves.png and the `count` worst cases of each report as worst/*.jpg; `sets` are the
-    samples of each report's data."""
+    samples of each report's data. Raises SegAgentError where the folder cannot be written to."""
+    try:
+        _write(folder, reports, sets, count)
+    except OSError as error:
+        raise SegAgentError(f"The results cannot be written to {folder}: {error.strerror or error}.") from error
+
+
+def _write(folder: Path, reports: Sequence[Report], sets: dict[str, Sequence[Sample]], count: int) -> None:
     (folder / "worst").mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(table(reports) + "\n", encoding="utf-8")
     (folder / "results.json").write_text(json.dumps([r.to_dict() for r in reports]), encoding="utf-8")

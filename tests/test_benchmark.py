@@ -129,6 +129,8 @@ def test_bad_arguments(folder: Path, capsys: pytest.CaptureFixture):
     assert "There is no folder" in capsys.readouterr().err
     with pytest.raises(SegAgentError, match="--limit"):
         module.main(["--data", str(folder), "--limit", "0"])
+    with pytest.raises(SegAgentError, match=r"cannot be written to .*a\.png: "):
+        module.main(["--data", str(folder), "--limit", "1", "--out", str(folder / "masks" / "a.png")])
     with pytest.raises(SegAgentError, match="--count"):
         module.main(["--data", str(folder), "--count", "0"])
     with pytest.raises(SystemExit):

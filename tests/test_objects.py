@@ -62,6 +62,12 @@ def test_grey_masks(tmp_path: Path, photo, mask):
     for values in (mask > 0, np.uint8(mask > 0)):
         save(tmp_path / "masks" / "a.png", values)
         assert (read_objects(tmp_path)[0].target == (mask > 0)).all()
+    colours = np.zeros((20, 30, 3), np.uint8)
+    colours[mask > 0], colours[12:, 15:] = (128, 0, 0), (0, 0, 64)
+    labels = (colours.any(axis=2) * (1 + (np.arange(30) > 12))).astype(np.uint8)
+    for values in (colours, labels):
+        save(tmp_path / "masks" / "a.png", values)
+        assert (read_objects(tmp_path)[0].target == colours.any(axis=2)).all()
     save(tmp_path / "masks" / "a.png", mask[:, :-1])
     with pytest.raises(DataError, match=r"29×20 px, but its picture 'a\.png' says 30×20 px"):
         read_objects(tmp_path)[0]

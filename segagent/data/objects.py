@@ -27,6 +27,7 @@ from segagent.types import Sample
 
 _IMAGES = ("images", "image", "im", "img", "data_GT")
 _MASKS = ("masks", "mask", "gt", "boundary_GT")
+_TINT = 32  # what the channels of a grey mask may differ by, where it was compressed
 
 
 class _Record(NamedTuple):
@@ -39,8 +40,9 @@ class _Record(NamedTuple):
 def read_objects(root: str | PathLike[str], layout: str | None = None) -> Samples:
     """The objects in `root`, in the order of their names, read when asked for. Raises DataError.
 
-    `layout` is grabcut, davis, sbd, sstem or coco; None tells by the folders that are there. In masks of two values what is not
-    0 is the object; in others what is over 127; a value of 128 between 0 and 255 alone marks pixels to ignore, as in GrabCut.
+    `layout` is grabcut, davis, sbd, sstem or coco; None tells by the folders that are there. In masks of two values, of colours,
+    and of numbers under 128, what is not 0 is the object; in others what is over 127; a value of 128 between 0 and 255 alone
+    marks pixels to ignore, as in GrabCut.
     """
     root = existing_folder(Path(root), "of pictures and masks")
     layout = layout or _layout_of(root)
@@ -125,12 +127,16 @@ def _whole(record: _Record) -> tuple[np.ndarray, np.ndarray | None]:
     """(target, ignore) of a mask of one object."""
     try:
         with Image.open(record.mask) as picture:
-            indexed = picture.mode in ("P", "1")
-            grey = np.asarray(picture if indexed else picture.convert("L"))
+            labels = picture.mode in ("P", "1")
+            grey = np.asarray(picture if labels else picture.convert("L"))
+            if picture.mode in ("RGB", "RGBA"):
+                channels = np.asarray(picture.convert("RGB"))
+                labels = bool((channels.max(axis=2) - channels.min(axis=2)).max() > _TINT)
+                grey = channels.max(axis=2) if labels else grey
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"The mask {str(record.mask)!r} cannot be read: {error}.") from error
     values = np.unique(grey).tolist()
-    if indexed or len(values) <= 2:
+    if labels or len(values) <= 2 or values[-1] < 128:
         return grey != 0, None
     if values == [0, 128, 255]:
         return grey == 255, grey == 128
