@@ -102,9 +102,9 @@ def test_candidates_share_one_call_and_equal_one_by_one(segmenter):
     assert isinstance(segmenter, Segmenter)
 
 
-def test_equals_the_packages_own_predictor(segmenter):
-    # At 64 px the scale is 1, so the half pixel by which the predictor's convention differs vanishes.
-    image = picture(48, SIDE)
+@pytest.mark.parametrize("size", [(48, SIDE), (50, 80), (90, 70)])
+def test_equals_the_packages_own_predictor(segmenter, size):
+    image = picture(*size)
     predictor = segment_anything.SamPredictor(segmenter.model)
     predictor.set_image(image)
     masks, scores, logits = predictor.predict(np.array([[20, 11]]), np.array([1]), multimask_output=True)
