@@ -12,7 +12,7 @@ from segagent.agent import SegAgent
 from segagent.annotator import next_click
 from segagent.data import hres_synth
 from segagent.data.corruptions import KINDS, corrupt
-from segagent.errors import DataError
+from segagent.errors import CheckpointError, DataError
 from segagent.masks import from_rle, iou
 from train import dense, generate, nano, pretrain, sft
 
@@ -153,6 +153,17 @@ def test_a_batch_teaches_the_answer_alone(untrained):
     for (_, text, answer, _), ids, labels in zip(samples, batch["input_ids"], batch["labels"], strict=True):
         assert processor.tokenizer.decode(labels[labels != dense.IGNORE]) == f"{answer}<eos>"
         assert text in processor.tokenizer.decode(ids)
+
+
+def test_pretraining_refuses_what_it_cannot_train(untrained, tmp_path):
+    with pytest.raises(CheckpointError, match="holds no model"):
+        pretrain.main(["--model", str(tmp_path), "--out", str(tmp_path / "out")])
+    small = tmp_path / "small"
+    nano.main(["--out", str(small), "--scenes", "2", "--width", "32", "--layers", "1"])
+    run = ["--out", str(tmp_path / "out"), "--minutes", "0.001", "--batch", "4", "--workers", "0"]
+    pretrain.main(["--model", str(small), *run])
+    with pytest.raises(CheckpointError, match="another network"):
+        pretrain.main(["--model", str(untrained), *run])
 
 
 @pytest.mark.parametrize("kind", KINDS)

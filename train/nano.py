@@ -14,6 +14,7 @@ from pathlib import Path
 
 from segagent._torchvision import mend
 from segagent.grammar import Grammar
+from train.command import as_command
 
 INPUT = 160  # px, the side of the model's square input
 STRIDE = 16  # px, of one image token
@@ -145,4 +146,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

@@ -33,13 +33,16 @@ from segagent.annotator import next_click
 from segagent.data._expressions import expressions
 from segagent.data._scenes import Scene, make_scene
 from segagent.data.corruptions import corrupt
+from segagent.errors import CheckpointError
 from segagent.masks import iou, overlay
+from train.command import as_command
 from train.dense import GRID, IGNORE, MEANT, SEEN, STOP_IOU, describe
 from train.nano import INPUT, grammar
 
 LEVELS = ("easy", "medium", "easy", "hard", "medium")
 EMPTY, ABSENT = 0.45, 0.06  # shares of samples that start from the empty mask, and of expressions that mean nothing
 WEIGHTS = {"row": 0.6, "column": 0.6, "here": 2.0, "iou": 3.0, "meant": 2.0, "click": 2.0}
+NANO = "fast_vlm"
 ANSWER_WEIGHT = 16.0  # a mean over some fifteen tokens, of which four say where
 
 
@@ -182,7 +185,10 @@ def train(model, processor, out: Path, *, minutes: float, batch: int, rate: floa
     saved, seconds, steps = out / "pretrain.pt", 0.0, 0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
-        probe.load_state_dict(state["probe"])
+        try:
+            probe.load_state_dict(state["probe"])
+        except RuntimeError:
+            raise CheckpointError(f"{saved} is of another network: choose another --out, or remove it.") from None
         optimizer.load_state_dict(state["optimizer"])
         seconds, steps = state["seconds"], state["steps"]
     # A resumed run goes on with scenes it has not seen.
@@ -244,11 +250,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that make scenes")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if not (args.model / "config.json").exists():
+        raise CheckpointError(
+            f"{args.model} holds no model (config.json): python -m train.nano --out {args.model} makes one."
+        )
     mend()
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     torch.manual_seed(args.seed)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32)
+    if model.config.model_type != NANO or model.config.image_seq_length != GRID**2:
+        raise CheckpointError(
+            f"{args.model} is no segagent-nano, whose tower and {GRID}×{GRID} image tokens this trains."
+        )
     processor = AutoProcessor.from_pretrained(args.model)
     train(
         model,
@@ -266,4 +280,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)
