@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segagent.environment import Environment
-from segagent.errors import CheckpointError
+from segagent.errors import CheckpointError, SegmenterError
 from segagent.segmenters import Segmenter, load_segmenter
 from segagent.segmenters.classical.evidence import correct
 from segagent.segmenters.classical.views import encode
@@ -136,6 +136,16 @@ def test_a_saved_model_is_a_segmenter_by_name(folder, model, picture, tmp_path):
     assert sum(p.numel() for p in full.parameters()) < 200_000
     with pytest.raises(CheckpointError, match="No model can be loaded"):
         load_segmenter(f"clicknet:{folder.parent / 'nothing'}")
+
+
+def test_the_embedded_weights_are_had_by_the_name_alone(picture, tmp_path):
+    segmenter = load_segmenter("clicknet", device="cpu")
+    assert segmenter.reference == "clicknet"
+    assert segmenter.model.head.weight.abs().max() > 0
+    assert load_segmenter(segmenter.reference).reference == "clicknet"
+    assert masks_of(segmenter, picture[0])[-1].any()
+    with pytest.raises(SegmenterError, match=r"clicknet\[:<repository or folder>\]"):
+        load_segmenter("clicknett")
 
 
 def test_weights_for_other_maps_are_refused(tmp_path):

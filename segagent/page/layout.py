@@ -105,7 +105,7 @@ class SegmentLayout:
             )  # fmt: skip
             self.segmenter = gr.Textbox(
                 "", label="Segmenter", placeholder="the policy's own (grabcut)", max_lines=1, elem_id="segmenter",
-                info="e.g. grabcut, sam:facebook/sam-vit-base, simpleclick:owner/name.",
+                info="e.g. grabcut, clicknet, sam:facebook/sam-vit-base, simpleclick:owner/name.",
             )  # fmt: skip
             self.load = gr.Button("Use these", size="sm", elem_id="load")
         with gr.Accordion("About the photographs", open=False):

@@ -174,7 +174,9 @@ def _allowed(name: str) -> str:
     """The name itself. On a public Space nobody may have the server look into its own folders. Raises CheckpointError."""
     name = name.strip()
     kind, _, repository = name.rpartition(":")
-    public = name == "grabcut" or (kind in ("", "sam", "simpleclick") and _REPOSITORY.fullmatch(repository))
+    public = name in ("grabcut", "clicknet") or (
+        kind in ("", "sam", "simpleclick") and _REPOSITORY.fullmatch(repository)
+    )
     if on_a_space() and not public:
         raise CheckpointError(f"{name!r} is no repository of the Hub: write owner/name.")
     return name

@@ -13,13 +13,14 @@ from segagent.segmenters.base import EmbeddingCache, Prediction, Segmenter
 
 __all__ = ["EmbeddingCache", "Prediction", "Segmenter", "load_segmenter"]
 
-# name → module, class, what comes after "name:" (none where the back end has no weights). Imported at their first use.
+# name → module, class, what comes after "name:" (none where the back end has no weights, in brackets where some are
+# embedded). Imported at their first use.
 _BACK_ENDS = {
     "grabcut": ("grabcut", "GrabCutSegmenter", ""),
     "sam": ("sam", "SamSegmenter", "<repository or folder>"),
     "segment-anything": ("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
     "simpleclick": ("simpleclick", "SimpleClickSegmenter", "<file.pth, repository or folder>"),
-    "clicknet": ("clicknet", "ClickNetSegmenter", "<repository or folder>"),
+    "clicknet": ("clicknet", "ClickNetSegmenter", "[:<repository or folder>]"),
 }
 # model_type of a transformers config.json → the back end that runs it
 _MODEL_TYPES = {
@@ -31,7 +32,7 @@ _MODEL_TYPES = {
 
 
 def load_segmenter(name_or_path: str = "grabcut", *, device: str | None = None, **options: Any) -> Segmenter:
-    """The segmenter that a string names: a back end ("grabcut", "sam:facebook/sam-vit-base",
+    """The segmenter that a string names: a back end ("grabcut", "clicknet", "sam:facebook/sam-vit-base",
     "segment-anything:vit_b:sam_vit_b.pth"), or a bare folder, repository or file of weights, whose kind is looked up.
 
     `device` is where those with weights run; `options` go to the back end's constructor. The result's `.reference` is the string that makes it again.
@@ -41,16 +42,16 @@ def load_segmenter(name_or_path: str = "grabcut", *, device: str | None = None, 
     if name not in _BACK_ENDS:
         name, path = _resolve(str(name_or_path).strip())
     module, class_name, needs = _BACK_ENDS[name]
-    if bool(path) != bool(needs):
+    if bool(path) != bool(needs) and not needs.startswith("["):
         raise SegmenterError(
             f"The segmenter {name_or_path!r} lacks its weights: write {name}:{needs}."
             if needs
             else f"The segmenter {name} has no weights to load: write {name} alone, not {name_or_path!r}."
         )
     back_end = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
-    if path and device is not None:
+    if needs and device is not None:
         options["device"] = device
-    return back_end.from_pretrained(path, **options) if path else back_end(**options)
+    return back_end.from_pretrained(*[path] * bool(path), **options) if needs else back_end(**options)
 
 
 def _resolve(name_or_path: str) -> tuple[str, str]:
@@ -94,5 +95,5 @@ def _hub_config(repository: str) -> Path:
 
 def _forms() -> str:
     """The known back ends, as a reader would write them."""
-    forms = [f"{name}:{needs}" if needs else name for name, (_, _, needs) in _BACK_ENDS.items()]
+    forms = [f"{name}{':' * (needs[:1] == '<')}{needs}" for name, (_, _, needs) in _BACK_ENDS.items()]
     return f"{', '.join(forms[:-1])} or {forms[-1]}"

@@ -1,7 +1,7 @@
 """ClickNet as a segmenter: the classical segmenter, its evidence corrected by a small network before it is cut.
 
 So what holds of the classical one holds of it: clicked pixels keep their label, and of a correction only the connected part
-with the click is taken over. There are no embedded weights: `python -m train.clicknet` makes them.
+with the click is taken over. Embedded weights are in segagent/clicknet; `python -m train.clicknet` makes others.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from segagent.segmenters.clicknet_maps import MAPS, maps_of
 from segagent.segmenters.grabcut import GrabCutSegmenter
 from segagent.segmenters.weights import load_pretrained
 from segagent.types import Box, Click
+
+EMBEDDED = Path(__file__).parents[1] / "clicknet"
 
 
 class ClickNetSegmenter(GrabCutSegmenter):
@@ -37,16 +40,17 @@ class ClickNetSegmenter(GrabCutSegmenter):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike, device: str | torch.device | None = None, **options: Any
+        cls, name_or_path: str | os.PathLike = EMBEDDED, device: str | torch.device | None = None, **options: Any
     ) -> ClickNetSegmenter:
-        """A folder or repository of safetensors; `options` go to the hub. Raises CheckpointError."""
+        """A folder or repository of safetensors, by default the embedded one; `options` go to the hub. Raises CheckpointError."""
         from segagent.segmenters.clicknet_model import ClickNetModel
 
         name = str(name_or_path)
         model = load_pretrained(ClickNetModel, name, **options).requires_grad_(False)
         if tuple(model.config.maps) != MAPS:
             raise CheckpointError(f"{name} is a ClickNet for other maps than this version makes: train it again.")
-        return cls(model, reference=f"clicknet:{name}", device=device)
+        reference = "clicknet" if name_or_path == EMBEDDED else f"clicknet:{name}"
+        return cls(model, reference=reference, device=device)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes weights (safetensors) and settings, which `from_pretrained` and load_segmenter take. Raises SegmenterError."""
