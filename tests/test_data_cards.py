@@ -15,6 +15,7 @@ RUN_BY = {
     "hres.md": "test_hres.py",
     "trajectories.md": "test_data_cli.py",
     "segagent-nano.md": "test_readme.py",
+    "clicknet.md": "test_readme.py",
 }
 
 

@@ -17,7 +17,7 @@ def python_blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["README.md", "data_cards/segagent-nano.md"])
+@pytest.mark.parametrize("name", ["README.md", "data_cards/segagent-nano.md", "data_cards/clicknet.md"])
 def test_the_code_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = python_blocks(ROOT / name)
