@@ -55,6 +55,8 @@ def in_words(number: int, transition: Transition) -> str:
         what = f"box ({action.x0:.0f}, {action.y0:.0f}) to ({action.x1:.0f}, {action.y1:.0f})"
     else:
         what = ENDS[transition.end] if transition.end else "undo"
+        if transition.end == "stop" and not transition.state.mask.any():
+            what = "nothing in the picture is meant"
     quality = "" if transition.predicted_iou is None else f"   (predicted IoU before: {transition.predicted_iou:.2f})"
     return f"{number}. {what}{quality}"
 

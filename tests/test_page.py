@@ -259,6 +259,13 @@ def test_the_end_of_a_run_names_a_better_earlier_mask(session, environment):
     assert "content" not in markup.status(ran.undo())
 
 
+def test_a_stop_on_the_empty_mask_is_told_as_such(session, environment):
+    stop = SimpleNamespace(read=lambda _: [FixedReading((Proposal(None, "Current mIoU: 1.00."),), 1.0)])
+    words = markup.status(last(play(session, environment, stop)))
+    assert "The agent sees nothing that the words mean" in words
+    assert "content" not in words
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 4000)])
 def test_pictures_of_any_shape_are_drawn(environment, size):
     session = Session.begin(Sample(load_image(np.zeros((*size, 3), np.uint8)), ""))

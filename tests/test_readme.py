@@ -31,7 +31,11 @@ def test_each_file_has_its_line():
         pytest.skip("not a git checkout: which files belong to the tree is not known")
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     listed = set(re.findall(r"^ *([\w./-]+\.\w+|LICENSE|\.ci/run|\.gitignore)  ", TEXT, re.MULTILINE))
-    own = [f for f in files if f and not re.match(r"tests/test_|segagent/nano/|segagent/clicknet/|segagent/examples/.*png", f)]
+    own = [
+        f
+        for f in files
+        if f and not re.match(r"tests/test_|segagent/nano/|segagent/clicknet/|segagent/examples/.*png", f)
+    ]
     assert [f for f in own if f not in listed] == []
     assert sorted(listed - set(files)) == []
 

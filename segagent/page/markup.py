@@ -21,6 +21,7 @@ GRID = 1024  # the longest side of the grid that shown masks are drawn in
 WHO = {"policy": "Agent", "simulated": "Annotator", "corrected": "Annotator", "person": "You"}
 ENDS = {
     "stop": "{who} is content with the mask and stops.",
+    "absent": "{who} sees nothing that the words mean, and stops. Click on it yourself, or say it in other words.",
     "steps": "That was the last click of this run: press Run for more.",
     "converged": "The search sees no more gain and ends.",
     "malformed": "The model gave no answer that can be read, so the run ended: click yourself, or press Run again.",
@@ -181,7 +182,10 @@ def _ending(session: Session) -> str:
     closing = session.shown.closing
     if closing is None:
         return "Press Run, or click on the picture yourself." if len(session.moments) == 1 else ""
-    sentence = ENDS[closing.end or "steps"].format(who=f"The {WHO.get(closing.origin, 'agent').lower()}")
+    absent = closing.end == "stop" and not session.state.mask.any()
+    sentence = ENDS["absent" if absent else closing.end or "steps"].format(
+        who=f"The {WHO.get(closing.origin, 'agent').lower()}"
+    )
     best = session.trajectory().best()
     if best != session.position and session.moments[best].predicted_iou is not None:
         sentence += f" It rates the mask of step {best} higher: click that row to take it."
