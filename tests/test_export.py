@@ -139,7 +139,7 @@ def test_bad_json(sample):
         ({**good, "steps": good["steps"][:-1]}, "final mask"),
         ({**good, "steps": [{**entry, "kind": "jump"}, *good["steps"][1:]]}, "click, box or undo"),
         ({**good, "steps": [{**entry, "x": 900}, *good["steps"][1:]]}, "outside"),
-        ({**good, "steps": [{**entry, "x": None}, *good["steps"][1:]]}, "cannot be done"),
+        ({**good, "steps": [{**entry, "x": None}, *good["steps"][1:]]}, "has no x"),
         ({**good, "steps": [{**entry, "mask": {"size": [1, 1], "counts": "1"}}, *good["steps"][1:]]}, "must be equal"),
         ({**good, "steps": [{"kind": "click"}, *good["steps"][1:]]}, "missing"),
         ({**good, "version": VERSION + 1}, "upgrade"),

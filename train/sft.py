@@ -76,8 +76,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.log and find_spec(args.log) is None:
         raise MissingDependencyError(f"--log {args.log} needs a package: pip install {LOGGERS[args.log]}")
-    numbers = (args.lora_rank, args.batch, args.save_steps, args.count, args.total_batch or 1, args.max_length or 1)
-    if min(numbers) < 1 or args.workers < 0 or args.steps == 0 or not (args.epochs > 0 and args.rate > 0):
+    numbers = (args.lora_rank, args.batch, args.save_steps, args.count, args.total_batch, args.max_length)
+    if (
+        min(n for n in numbers if n is not None) < 1
+        or args.workers < 0
+        or args.steps == 0
+        or not (args.epochs > 0 and args.rate > 0)
+    ):
         parser.error(
             "--steps, --epochs, --rate, --lora-rank, --batch, --total-batch, --max-length, --save-steps and --count are over 0, "
             "and --workers is at least 0."
