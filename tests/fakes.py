@@ -28,6 +28,16 @@ def disc_sample(
     return Sample(image, f"the {name}", target, id=name)
 
 
+class FaultySamples(list):
+    """A data set some of whose samples cannot be read: an exception in the list is raised where it stands."""
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
 class BrushSegmenter:
     """Each click paints (or, negative, wipes) a disc, each box a rectangle, on the state's mask; memory counts the actions.
 

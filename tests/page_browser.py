@@ -155,6 +155,17 @@ def opened(page, accordion: str) -> None:
         page.click(f"#{accordion} button.label-wrap")
 
 
+def write(page, field: str, words: str) -> None:
+    """Types into a field, again where it was drawn a moment ago: Gradio then sets its first value once more."""
+    place = f"#{field} textarea, #{field} input"
+    for _ in range(10):
+        page.fill(place, words)
+        page.wait_for_timeout(300)
+        if page.input_value(place) == words:
+            return
+    raise AssertionError(f"{field} does not keep what is typed.")
+
+
 def figure(page, name: str) -> str:
     return page.locator(f"#status .figures div:has(dt:text-is('{name}')) dd").inner_text()
 

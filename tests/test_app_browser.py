@@ -26,6 +26,7 @@ from page_browser import (
     settle_running,
     steps,
     upload,
+    write,
 )
 from PIL import Image
 
@@ -163,16 +164,16 @@ def test_bad_uploads_and_words_get_one_sentence_and_the_page_goes_on(page, tmp_p
     Image.linear_gradient("L").resize((600, 400)).save(grey)
     upload(page, "#target-mask", grey)
     note(page, "threshold")
-    page.fill("#expression textarea, #expression input", "   ")
+    write(page, "expression", "   ")
     page.click("#run")
     note(page, "The expression is empty")
-    page.fill("#expression textarea, #expression input", "x" * 1001)
+    write(page, "expression", "x" * 1001)
     page.click("#run")
     note(page, "1000 are the most")
     opened(page, "save")
     page.click("#export-trajectory")
     page.get_by_text("nothing to store").wait_for()
-    page.fill("#expression textarea, #expression input", "the coffee cup")
+    write(page, "expression", "the coffee cup")
     page.click("#run")
     note(page, "content")
 

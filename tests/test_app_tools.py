@@ -27,6 +27,7 @@ from page_browser import (
     settle,
     steps,
     upload,
+    write,
 )
 from PIL import Image
 
@@ -45,10 +46,6 @@ def marks(page) -> list[str]:
 def placed(row: str) -> list[int]:
     """The (x, y) that a row of the log tells."""
     return [int(v) for v in row.split("(")[1].split(")")[0].split(",")]
-
-
-def write(page, words: str) -> None:
-    page.fill("#expression textarea, #expression input", words)
 
 
 def pixel(page, x: float, y: float) -> np.ndarray:
@@ -174,7 +171,7 @@ def test_several_objects_each_with_a_history_and_a_session_that_comes_back(page,
     page.locator("#objects input[value=cup]").wait_for()  # drawn anew: a click in between would fall on the old button
     page.click("#objects [data-key=add]")
     note(page, "One more object")
-    write(page, "the corner")
+    write(page, "expression", "the corner")
     click_picture(page, 0.05, 0.9)
     settle(page, 1)
     assert page.locator("#canvas path.mask").count() == 2
@@ -247,7 +244,7 @@ def test_compare_two_on_one_picture_and_stop(page, policy):
     page.click("#compare-stop")
     policy.gate.set()
     page.locator("#compare-note", has_text="Stopped").wait_for()
-    page.fill("#left-policy textarea, #left-policy input", "no such place")
+    write(page, "left-policy", "no such place")
     page.click("#compare-run")
     page.locator("#compare-note", has_text="no such place").wait_for()
     page.locator("#compare-run").wait_for()
@@ -271,7 +268,7 @@ def test_a_mask_is_scored_and_repaired(page, tmp_path):
     give(page, "refine-mask", mask)
     page.click("#refine-score")
     page.locator("#refine-note", has_text="The expression is empty").wait_for()
-    page.fill("#refine-expression textarea, #refine-expression input", "the cup")
+    write(page, "refine-expression", "the cup")
     page.click("#refine-score")
     page.locator("#refine-note", has_text="gives your mask 0.02").wait_for()
     page.click("#refine-run")
@@ -324,13 +321,13 @@ def test_a_data_set_is_ranked_and_filtered(page, tmp_path):
 def test_models_that_cannot_be_had_are_told_and_others_are_used(page, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     opened(page, "models")
-    page.fill("#segmenter textarea, #segmenter input", "nonsense")
+    write(page, "segmenter", "nonsense")
     page.click("#load")
     note(page, "no segmenter named 'nonsense'")
-    page.fill("#segmenter textarea, #segmenter input", "grabcut")
+    write(page, "segmenter", "grabcut")
     page.click("#load")
     note(page, "In use: segagent-nano with grabcut")
-    page.fill("#policy textarea, #policy input", "no such folder")
+    write(page, "policy", "no such folder")
     page.click("#load")
     note(page, "no such folder")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import BrushSegmenter, disc, disc_sample
+from fakes import BrushSegmenter, FaultySamples, disc, disc_sample
 
 from segagent.annotator import next_click
 from segagent.environment import Environment
@@ -158,17 +158,10 @@ def test_settings_that_were_cut_off_or_differ(tmp_path):
 
 
 def test_what_cannot_be_used_is_counted(tmp_path, caplog):
-    class Samples(list):
-        def __getitem__(self, index):
-            item = super().__getitem__(index)
-            if isinstance(item, Exception):
-                raise item
-            return item
-
     plain = disc_sample("plain")
     faults = [DataError("a fault"), OSError("a disk"), MaskError("a size"), Sample(plain.image, "nothing", id="none")]
     counts = generate.generate(
-        tmp_path, Samples([plain, *faults, disc_sample("last")]), workers=1, size=6, settings=SETTINGS
+        tmp_path, FaultySamples([plain, *faults, disc_sample("last")]), workers=1, size=6, settings=SETTINGS
     )
     assert (counts["trajectories"], counts["unreadable"], counts["without target"]) == (2, 3, 1)
     assert caplog.text.count("is skipped") == 4

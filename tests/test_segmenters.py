@@ -30,7 +30,7 @@ def made(monkeypatch):
 
     def imported(module):
         fake = type("Fake", (Fake,), {"__module__": module.rpartition(".")[2]})
-        return type("module", (), {name: fake for _, name, _ in segmenters._BACK_ENDS.values()})
+        return type("module", (), {back_end.class_name: fake for back_end in segmenters._BACK_ENDS.values()})
 
     monkeypatch.setattr(segmenters.importlib, "import_module", imported)
     return calls

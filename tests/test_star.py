@@ -19,7 +19,7 @@ from segagent.policy import ScriptedPolicy
 from segagent.rollout import collect, rollout
 from segagent.trajectories import from_row
 from segagent.types import Click, Sample
-from tests.fakes import BrushSegmenter
+from tests.fakes import BrushSegmenter, FaultySamples
 from train import nano, release, sft, star
 from train.shards import counted
 
@@ -134,20 +134,13 @@ def test_two_rounds_keep_their_data_models_and_reports(base, tmp_path, capsys):
 
 
 def test_what_cannot_be_rolled_out_is_counted_and_logged(base, tmp_path, caplog):
-    class Samples(list):
-        def __getitem__(self, index):
-            item = super().__getitem__(index)
-            if isinstance(item, Exception):
-                raise item
-            return item
-
     good = hres_synth("train", count=2, size=96)
     bare = Sample(good[0].image, "the ring", id="bare")
     settings = {
         "method": "star+", "round": 1, "steps": 1, "stop": 0.9, "temperature": 0.0, "seed": 0, "batch": 4, "source": "test",
         "threads": 0, "model": str(base / "sft"), "size": 9, "out": tmp_path,
     }  # fmt: skip
-    samples = Samples([good[0], MaskError("a size"), OSError("a disk"), bare, good[1]])
+    samples = FaultySamples([good[0], MaskError("a size"), OSError("a disk"), bare, good[1]])
     counts = star.roll_shard(0, samples=samples, **settings)
     assert (counts["runs"], counts["unreadable"], counts["without target"]) == (2, 2, 1)
     assert caplog.text.count("is skipped") == 3

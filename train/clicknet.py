@@ -35,6 +35,7 @@ from segagent.segmenters.clicknet_model import ClickNetConfig, ClickNetModel
 from segagent.segmenters.grabcut import GrabCutSegmenter, predict_one
 from train.clicknet_scenes import make_cache
 from train.clicknet_states import examples, make_states, unpack
+from train.command import as_command
 
 HELD_OUT, HELD_OUT_SEED, HELD_OUT_CLICKS = 64, 1, 10  # examples of scenes that are not trained on, and clicks on them
 SCALE = 1.5  # what the nats of the cut are divided by to be log odds: the classical evidence fits the truth best so
@@ -174,4 +175,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    as_command(main)

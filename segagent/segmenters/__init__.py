@@ -6,21 +6,33 @@ import importlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from segagent.errors import SegmenterError
 from segagent.segmenters.base import EmbeddingCache, Prediction, Segmenter
 
 __all__ = ["EmbeddingCache", "Prediction", "Segmenter", "load_segmenter"]
 
-# name → module, class, what comes after "name:" (none where the back end has no weights, in brackets where some are
-# embedded). Imported at their first use.
+
+class _BackEnd(NamedTuple):
+    """Where a back end is; imported at its first use."""
+
+    module: str
+    class_name: str
+    weights: str = ""  # what comes after "name:"; none where it has no weights
+    embedded: bool = False  # the name alone will do: some weights come with the package
+
+    def form(self, name: str) -> str:
+        """How a reader would write it."""
+        return f"{name}[:{self.weights}]" if self.embedded else f"{name}:{self.weights}" if self.weights else name
+
+
 _BACK_ENDS = {
-    "grabcut": ("grabcut", "GrabCutSegmenter", ""),
-    "sam": ("sam", "SamSegmenter", "<repository or folder>"),
-    "segment-anything": ("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
-    "simpleclick": ("simpleclick", "SimpleClickSegmenter", "<file.pth, repository or folder>"),
-    "clicknet": ("clicknet", "ClickNetSegmenter", "[:<repository or folder>]"),
+    "grabcut": _BackEnd("grabcut", "GrabCutSegmenter"),
+    "sam": _BackEnd("sam", "SamSegmenter", "<repository or folder>"),
+    "segment-anything": _BackEnd("segment_anything", "SegmentAnythingSegmenter", "<vit_b|vit_l|vit_h>:<file.pth>"),
+    "simpleclick": _BackEnd("simpleclick", "SimpleClickSegmenter", "<file.pth, repository or folder>"),
+    "clicknet": _BackEnd("clicknet", "ClickNetSegmenter", "<repository or folder>", embedded=True),
 }
 # model_type of a transformers config.json → the back end that runs it
 _MODEL_TYPES = {
@@ -41,17 +53,17 @@ def load_segmenter(name_or_path: str = "grabcut", *, device: str | None = None, 
     name, _, path = str(name_or_path).strip().partition(":")
     if name not in _BACK_ENDS:
         name, path = _resolve(str(name_or_path).strip())
-    module, class_name, needs = _BACK_ENDS[name]
-    if bool(path) != bool(needs) and not needs.startswith("["):
-        raise SegmenterError(
-            f"The segmenter {name_or_path!r} lacks its weights: write {name}:{needs}."
-            if needs
-            else f"The segmenter {name} has no weights to load: write {name} alone, not {name_or_path!r}."
-        )
-    back_end = getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
-    if needs and device is not None:
+    back_end = _BACK_ENDS[name]
+    if path and not back_end.weights:
+        raise SegmenterError(f"The segmenter {name} has no weights to load: write {name} alone, not {name_or_path!r}.")
+    if back_end.weights and not path and not back_end.embedded:
+        raise SegmenterError(f"The segmenter {name_or_path!r} lacks its weights: write {back_end.form(name)}.")
+    segmenter = getattr(importlib.import_module(f"{__name__}.{back_end.module}"), back_end.class_name)
+    if not back_end.weights:
+        return segmenter(**options)
+    if device is not None:
         options["device"] = device
-    return back_end.from_pretrained(*[path] * bool(path), **options) if needs else back_end(**options)
+    return segmenter.from_pretrained(path, **options) if path else segmenter.from_pretrained(**options)
 
 
 def _resolve(name_or_path: str) -> tuple[str, str]:
@@ -95,5 +107,5 @@ def _hub_config(repository: str) -> Path:
 
 def _forms() -> str:
     """The known back ends, as a reader would write them."""
-    forms = [f"{name}{':' * (needs[:1] == '<')}{needs}" for name, (_, _, needs) in _BACK_ENDS.items()]
+    forms = [back_end.form(name) for name, back_end in _BACK_ENDS.items()]
     return f"{', '.join(forms[:-1])} or {forms[-1]}"

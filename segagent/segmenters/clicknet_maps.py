@@ -30,7 +30,7 @@ DEEP = 16.0  # px of the view: no pixel is deeper in the mask, or outside it, th
 
 
 def maps_of(embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions: Sequence[Click | Box]) -> np.ndarray:
-    """(len(MAPS), h, w) float32 in [-1, 1] of the evidence's view; `mask` (H, W) is the one before the last action."""
+    """(len(MAPS), h, w) float32 in [-1, 1] of the evidence's view; `mask` (H, W) is the one before the last action, a click."""
     view = evidence.view
     before = view.down(mask)
     fixed = fixed_labels(view, actions, evidence.disc)
@@ -54,22 +54,19 @@ def maps_of(embedding: Embedding, evidence: Evidence, mask: np.ndarray, actions:
     return maps.clip(-1, 1, out=maps)
 
 
-def _of_clicks(embedding: Embedding, evidence: Evidence, actions: Sequence[Click | Box]) -> dict[str, np.ndarray | int]:
+def _of_clicks(embedding: Embedding, evidence: Evidence, actions: Sequence[Click | Box]) -> dict[str, np.ndarray]:
     """Where the clicks lie, signed; and how like the last one each pixel is, by colour and by geodesic distance."""
     view, last = evidence.view, actions[-1]
-    distance = evidence.distance or np.sqrt(view.bins.size) / 8
     others = np.zeros(view.size, np.float32)
     for click in actions[:-1]:
         if isinstance(click, Click) and view.holds(click.x, click.y):
             others += _spot(view, click, NARROW)
-    if isinstance(last, Box):
-        return {"last": 0, "last wide": 0, "others": others, "alike": 0, "geodesic": 0}
     superpixels, whole = embedding.superpixels, embedding.whole
     at = superpixels.labels[whole.point(last.x, last.y)[::-1]]
     far = np.log(superpixels.distance([at]) + 0.5)[superpixels.labels].astype(np.float32)
     return {
         "last": _spot(view, last, NARROW),
-        "last wide": _spot(view, last, max(WIDE * distance, NARROW)),
+        "last wide": _spot(view, last, max(WIDE * evidence.distance, NARROW)),
         "others": others,
         "alike": similar(view, last),
         "geodesic": whole.crop(far, view) / 3 - 1,
