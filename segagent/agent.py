@@ -14,6 +14,7 @@ from segagent.adapters import save_adapter
 from segagent.cards import card_text
 from segagent.checkpoint import (
     CONFIG,
+    MODEL_SETTINGS,
     SEGMENTER,
     AgentConfig,
     check_run,
@@ -108,12 +109,7 @@ class SegAgent:
         policy = MLLMPolicy.from_pretrained(
             folder,
             grammar=config.grammar,
-            color=config.color,
-            alpha=config.alpha,
-            max_new_tokens=config.max_new_tokens,
-            attempts=config.attempts,
-            iou_reading=config.iou_reading,
-            likeliest=config.likeliest,
+            **{name: getattr(config, name) for name in MODEL_SETTINGS},
             device=device,
             dtype=dtype or "auto",
             trust_remote_code=trust_remote_code,
@@ -230,8 +226,7 @@ class SegAgent:
     def _decoding(self) -> dict[str, Any]:
         """The policy's settings that a checkpoint keeps; they, not the config, are what it was trained or made with."""
         settings = self.policy.settings
-        names = ("color", "alpha", "max_new_tokens", "attempts", "iou_reading", "likeliest")
-        return {name: getattr(settings, name) for name in names}
+        return {name: getattr(settings, name) for name in MODEL_SETTINGS}
 
     def _sample(self, image: Any, expression: str) -> Sample:
         return Sample(load_image(image), check_expression(expression))

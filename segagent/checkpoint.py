@@ -45,7 +45,8 @@ class AgentConfig:
     temperature: float = 0.0  # of sampled clicks; 0 takes the likeliest, or 1 where there are several candidates
     max_new_tokens: int = 48  # of one answer
     attempts: int = 4  # how often an answer is sampled until it is of the grammar
-    iou_reading: str = "greedy"  # or "expected"; see mllm.Settings, which knows what these three may be
+    iou_reading: str = "greedy"  # or "expected"; see settings.Settings, which knows what these four may be
+    click_reading: str = "greedy"  # or "consensus"
     strategy: str = "greedy"  # one of search.STRATEGIES
     width: int = 3  # of the strategy "beam"
     patience: int = 0  # a run ends when the best predicted IoU rose by less than `gain` in so many steps; 0: never
@@ -60,7 +61,13 @@ class AgentConfig:
             raise CheckpointError(f"The overlay's alpha is over 0 and at most 1; got {self.alpha!r}.")
         if not isinstance(self.likeliest, bool):
             raise CheckpointError(f"likeliest is true or false; got {self.likeliest!r}.")
-        for name, kind in (("max_new_tokens", int), ("attempts", int), ("iou_reading", str), ("segmenter", str)):
+        for name, kind in (
+            ("max_new_tokens", int),
+            ("attempts", int),
+            ("iou_reading", str),
+            ("click_reading", str),
+            ("segmenter", str),
+        ):
             if type(getattr(self, name)) is not kind or not getattr(self, name):
                 raise CheckpointError(
                     f"{name} is a {'whole number' if kind is int else 'name'}; got {getattr(self, name)!r}."
@@ -71,7 +78,7 @@ class AgentConfig:
             "version": VERSION,
             "segagent": __version__,
             "grammar": self.grammar.to_dict(),
-            "overlay": {"color": self.color, "alpha": self.alpha},
+            "overlay": {name: getattr(self, name) for name in _OVERLAY},
             "segmenter": self.segmenter,
             "search": {name: getattr(self, name) for name in _SEARCH},
             "decoding": {name: getattr(self, name) for name in _DECODING},
@@ -94,7 +101,7 @@ class AgentConfig:
             if not isinstance(part, Mapping):
                 raise CheckpointError(f"In {CONFIG}, {name} is an object; got {part!r}.")
         settings = {**parts["overlay"], **parts["search"], **parts["decoding"]}
-        unknown = (set(values) - set(cls().to_dict())) | (set(settings) - {"color", "alpha", *_SEARCH, *_DECODING})
+        unknown = (set(values) - set(cls().to_dict())) | (set(settings) - {*_SEARCH, *MODEL_SETTINGS})
         if unknown:
             raise CheckpointError(f"Unknown settings in {CONFIG}: {', '.join(sorted(unknown))}.")
         settings["segmenter"] = values.get("segmenter", cls.segmenter)
@@ -105,7 +112,9 @@ class AgentConfig:
 
 
 _SEARCH = ("steps", "candidates", "temperature", "strategy", "width", "patience", "gain")
-_DECODING = ("max_new_tokens", "attempts", "iou_reading", "likeliest")
+_DECODING = ("max_new_tokens", "attempts", "iou_reading", "click_reading", "likeliest")
+_OVERLAY = ("color", "alpha")
+MODEL_SETTINGS = (*_OVERLAY, *_DECODING)  # those of settings.Settings that a checkpoint keeps
 
 
 def check_run(config: AgentConfig, seed: int = 0) -> None:

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence, Set
+from typing import Any
+
+import numpy as np
+
+from segagent.grammar import Grammar
+from segagent.types import Box, Click
 
 
 class Drafts:
@@ -35,3 +41,15 @@ class Drafts:
 
     def _context(self, tokens: Sequence[int]) -> tuple[int, ...]:
         return tuple(-1 if token in self._alike else token for token in tokens[-5:])
+
+
+def drafts_of(grammar: Grammar, tokenizer: Any, count: int = 400) -> Drafts:
+    """Learnt from answers of the grammar, mostly clicks, some boxes."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for i, (x, y, iou) in enumerate(rng.random((count, 3)) * [999, 999, 1]):
+        action = Box(x / 2, y / 2, x, y) if i % 10 == 0 else Click(x, y, positive=i % 2 == 1)
+        texts.append(grammar.format(action, iou, (1000, 1000)))
+    examples = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    used = {token for tokens in examples for token in tokens}
+    return Drafts(examples, frozenset(t for t in used if tokenizer.decode([t]).strip().isdigit()))

@@ -182,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         strategy=args.strategy,
         judge=args.judge,
         iou_reading=args.iou_reading,
+        click_reading=args.click_reading,
         verifier=args.verifier,
         combine=args.combine,
         out=args.out,
@@ -271,6 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         help="truth: the true IoU in place of the predicted one, a perfect PRM",
     )
     parser.add_argument("--iou-reading", choices=("greedy", "expected"), help="instead of the checkpoint's")
+    parser.add_argument("--click-reading", choices=("greedy", "consensus"), help="instead of the checkpoint's")
     parser.add_argument("--verifier", help="a vision-language model for a second opinion on each mask")
     parser.add_argument("--combine", default="mean", choices=sorted(COMBINE), help="the two opinions (mean)")
     parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step (16)")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from os import PathLike
 from typing import Any
 
@@ -21,12 +22,13 @@ from PIL import Image
 from segagent import _torchvision
 from segagent.adapters import plain
 from segagent.composite import Painter, size_seen
-from segagent.drafts import Drafts
+from segagent.consensus import TEMPERATURE, VOTES, agreed
+from segagent.drafts import Drafts, drafts_of
 from segagent.errors import CheckpointError, ExpressionError, GrammarError, SegAgentError
 from segagent.grammar import Grammar, Parsed
-from segagent.masks import OVERLAY_COLORS
 from segagent.policy import Observation, Proposal
-from segagent.types import Box, Click
+from segagent.settings import OPENING_LIMIT, Settings
+from segagent.types import Click
 
 _torchvision.mend()
 
@@ -40,7 +42,6 @@ from segagent.prompts import encode, render  # noqa: E402
 RETRY_TEMPERATURE = 1.0  # at which a malformed greedy answer is sampled again
 _HEADS = ("current miou:", "current iou:")  # how an answer begins, in lower case
 _IOU = re.compile(rf"(?:{'|'.join(_HEADS)})\s*(?:\d+(?:\.\d*)?)?\.?\s*")
-_OPENING_LIMIT = 24  # tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,8 @@ class MLLMReading:
     def propose(self, candidates: int = 1, temperature: float = 0.0, seed: int | None = None) -> list[Proposal]:
         """At most `candidates` proposals of different texts, in the order drawn; empty when no valid text came.
 
-        All go on from the greedy IoU. Temperature 0 gives the greedy proposal alone, whatever `candidates` is.
+        All go on from the greedy IoU. Temperature 0 gives one proposal, whatever `candidates` is: the greedy answer, or the
+        one agreed on (`click_reading`).
         """
         return self.propose_many([self], candidates, temperature, [seed])[0]
 
@@ -90,32 +92,6 @@ class MLLMReading:
         return results
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a model is asked; what MLLMPolicy takes besides model, processor and grammar."""
-
-    color: str = "green"  # of the painted mask: a name of masks.OVERLAY_COLORS, which the prompt says
-    alpha: float = 0.5  # of the painted mask
-    max_new_tokens: int = 48  # of an answer
-    attempts: int = 4  # how often an answer is sampled until it is of the grammar
-    iou_reading: str = "greedy"  # or "expected": the mean over the IoU's digits (see `digits`), not the likeliest ones
-    likeliest: bool = False  # whether the first of several sampled candidates is the likeliest answer instead
-    reuse: bool = True  # of keys and values; without it everything runs through model.generate
-
-    def __post_init__(self) -> None:
-        if self.color not in OVERLAY_COLORS:
-            raise SegAgentError(f"Unknown overlay colour {self.color!r}: use {', '.join(OVERLAY_COLORS)}.")
-        if not 0 < self.alpha <= 1:
-            raise SegAgentError(f"The overlay's alpha lies in (0, 1]; got {self.alpha}.")
-        if self.attempts < 1 or self.max_new_tokens <= _OPENING_LIMIT:
-            raise SegAgentError(
-                f"attempts is a count from 1 and max_new_tokens one above {_OPENING_LIMIT}; "
-                f"got {self.attempts} and {self.max_new_tokens}."
-            )
-        if self.iou_reading not in ("greedy", "expected"):
-            raise SegAgentError(f"Unknown iou_reading {self.iou_reading!r}: use greedy or expected.")
-
-
 class MLLMPolicy:
     """Any `AutoModelForImageTextToText`, or peft's adapter on one, with its `AutoProcessor`. Threads may share one; they take turns at the model."""
 
@@ -132,7 +108,9 @@ class MLLMPolicy:
         runs = plain(model)
         end, limit = end_tokens(runs, self._tokenizer), self.settings.max_new_tokens
         if self.settings.reuse and supports(runs):
-            self._decoder = Decoder(runs, end, limit, Drafts(()) if windowed(runs) else self._drafts())
+            self._decoder = Decoder(
+                runs, end, limit, Drafts(()) if windowed(runs) else drafts_of(self.grammar, self._tokenizer)
+            )
         else:
             self._decoder = PlainDecoder(runs, end, limit)
         self._digits = Digits.of(self._tokenizer) if self.settings.iou_reading == "expected" else None
@@ -206,7 +184,7 @@ class MLLMPolicy:
         inputs = self._inputs([self._prompt(o.expression) for o in observations], images)
         openings = self._decoder.read(inputs, lambda tokens: self._is_opening(tuple(tokens)))
         texts = [self._text(o.said) for o in openings]
-        whole = [len(o.said.tokens) < _OPENING_LIMIT for o in openings]  # longer ones were cut off, perhaps in a number
+        whole = [len(o.said.tokens) < OPENING_LIMIT for o in openings]  # longer ones were cut off, perhaps in a number
         parsed = [self._parse(text, (1, 1)) if known else None for text, known in zip(texts, whole, strict=True)]
         ious = [answer and answer.predicted_iou for answer in parsed]
         told = [i for i, iou in enumerate(ious) if iou is not None]
@@ -243,20 +221,44 @@ class MLLMPolicy:
                 for i, k in pending
             ]
             heat = temperature or (RETRY_TEMPERATURE if attempt else 0.0)
-            with torch.inference_mode(), self._lock:
-                self._decoder.go_on([readings[i].start for i, _ in pending], said, heat)
-                texts = [self._text(answer) for answer in said]
-            for key, answer, text in zip(pending, said, texts, strict=True):
-                parsed = self._parse(text, readings[key[0]].size)
-                if parsed is not None:
-                    found[key] = Proposal(parsed.action, text, answer.logprob)
+            answers = self._say([readings[i] for i, _ in pending], said, heat)
+            found |= {key: answer for key, answer in zip(pending, answers, strict=True) if answer is not None}
             pending = [key for key in pending if key not in found]
             if not pending:
                 break
+        if self.settings.click_reading == "consensus" and (greedy or not temperature):
+            clicks = [i for i in range(len(readings)) if (i, 0) in found and isinstance(found[i, 0].action, Click)]
+            agreed_on = self._agreed([readings[i] for i in clicks], [found[i, 0] for i in clicks])
+            found |= {(i, 0): proposal for i, proposal in zip(clicks, agreed_on, strict=True)}
         merged: list[dict[str, Proposal]] = [{} for _ in readings]
         for (i, _), proposal in sorted(found.items(), key=lambda item: item[0]):
             merged[i].setdefault(proposal.text, proposal)
         return [list(proposals.values()) for proposals in merged]
+
+    def _say(self, readings: Sequence[MLLMReading], said: Sequence[Said], temperature: float) -> list[Proposal | None]:
+        """Completes one answer to each reading; None where it is not of the grammar."""
+        with torch.inference_mode(), self._lock:
+            self._decoder.go_on([reading.start for reading in readings], said, temperature)
+            texts = [self._text(answer) for answer in said]
+        parsed = [self._parse(text, reading.size) for text, reading in zip(texts, readings, strict=True)]
+        rows = zip(parsed, texts, said, strict=True)
+        return [answer and Proposal(answer.action, text, one.logprob) for answer, text, one in rows]
+
+    def _agreed(self, readings: Sequence[MLLMReading], greedy: Sequence[Proposal]) -> list[Proposal]:
+        """For each greedy click: of it and sampled ones of its sign, that which the most others are near."""
+        if not readings:
+            return []
+        # The same numbers for each reading, so that its answer depends on nothing beside it.
+        numbers = np.random.default_rng(0).random((VOTES, self.settings.max_new_tokens + 1))
+        said = [Said(list(r.said.tokens), r.said.logprob, row) for r in readings for row in numbers]
+        voices = iter(self._say([reading for reading in readings for _ in range(VOTES)], said, TEMPERATURE))
+        chosen = []
+        for reading, own in zip(readings, greedy, strict=True):
+            others = list(islice(voices, VOTES))
+            sign = own.action.positive
+            clicks = [p for p in others if p and isinstance(p.action, Click) and p.action.positive == sign]
+            chosen.append([own, *clicks][agreed([p.action for p in (own, *clicks)], reading.size)])
+        return chosen
 
     def _render(self, expression: str) -> str:
         return render(self.processor, self.grammar.ask(expression, self.settings.color))
@@ -283,18 +285,7 @@ class MLLMPolicy:
 
     def _matches_opening(self, tokens: tuple[int, ...]) -> bool:
         """Whether these tokens begin, or are, what an answer says of the IoU."""
-        if len(tokens) > _OPENING_LIMIT:
+        if len(tokens) > OPENING_LIMIT:
             return False
         text = self._tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False).lower().lstrip()
         return any(head.startswith(text) for head in _HEADS) or _IOU.fullmatch(text) is not None
-
-    def _drafts(self, count: int = 400) -> Drafts:
-        """Learnt from answers of the grammar, mostly clicks, some boxes."""
-        rng = np.random.default_rng(0)
-        texts = []
-        for i, (x, y, iou) in enumerate(rng.random((count, 3)) * [999, 999, 1]):
-            action = Box(x / 2, y / 2, x, y) if i % 10 == 0 else Click(x, y, positive=i % 2 == 1)
-            texts.append(self.grammar.format(action, iou, (1000, 1000)))
-        examples = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        used = {token for tokens in examples for token in tokens}
-        return Drafts(examples, frozenset(t for t in used if self._tokenizer.decode([t]).strip().isdigit()))

@@ -37,6 +37,7 @@ class Setup:
     judge: str = "own"  # or "truth": the true IoU in place of the policy's own, a perfect PRM
     color: str | None = None  # of the mask painted on, instead of the checkpoint's
     iou_reading: str | None = None  # instead of the checkpoint's
+    click_reading: str | None = None  # instead of the checkpoint's
     temperature: float = 0.0
     seed: int = 0
 
@@ -65,7 +66,8 @@ class Setup:
         from segagent.agent import SegAgent
 
         agent = SegAgent.from_pretrained(self.policy, segmenter=self.segmenter)
-        policy = recolored(agent.policy, color=self.color, iou_reading=self.iou_reading)
+        readings = {"iou_reading": self.iou_reading, "click_reading": self.click_reading}
+        policy = recolored(agent.policy, color=self.color, **readings)
         if self.verifier is not None:
             from segagent.verifier import Verifier
 
@@ -74,7 +76,7 @@ class Setup:
 
 
 def recolored(policy: Policy, **changes: Any) -> Policy:
-    """The policy with other settings of mllm.Settings, sharing its model; those that are None stay. Raises SegAgentError."""
+    """The policy with other settings of settings.Settings, sharing its model; those that are None stay. Raises SegAgentError."""
     if isinstance(policy, SecondOpinion):
         return SecondOpinion(recolored(policy.policy, **changes), policy.judge, policy.combine)
     changes = {name: value for name, value in changes.items() if value is not None}

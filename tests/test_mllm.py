@@ -14,6 +14,7 @@ import torch
 from fakes import BrushSegmenter
 
 from segagent import MLLMPolicy
+from segagent.consensus import agreed
 from segagent.environment import Environment
 from segagent.errors import CheckpointError, ExpressionError, ImageError, SegAgentError
 from segagent.generation import Opening, Said
@@ -23,7 +24,7 @@ from segagent.mllm import MLLMReading, Settings
 from segagent.policy import Observation, Policy, Reading, propose_many
 from segagent.prefill import extended
 from segagent.rollout import rollout_many
-from segagent.types import Sample, State
+from segagent.types import Click, Sample, State
 
 
 def observation(expression="the cup", color=(200, 60, 40), size=(48, 64), masked=False):
@@ -136,6 +137,34 @@ def test_the_likeliest_answer_may_be_the_first_candidate(reuse):
     assert [row[0].text for row in alone] == [
         row[0].text for row in propose_many(policy().read(OBSERVATIONS), 1, 1.0, [5, 6, 7])
     ]
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_the_click_agreed_on(reuse):
+    agreeing, moved = policy(reuse=reuse, click_reading="consensus"), 0
+    readings = agreeing.read(OBSERVATIONS)
+    for reading, (found,), observed in zip(readings, propose_many(readings), OBSERVATIONS, strict=True):
+        (greedy,) = policy(reuse=reuse).read([observed])[0].propose()
+        assert type(found.action) is type(greedy.action)
+        if isinstance(found.action, Click):
+            assert found.action.positive == greedy.action.positive
+        assert agreeing.grammar.parse(found.text, observed.state.size).action == found.action
+        assert brief(reading.propose(4, 0.0, seed=9)) == brief([found])  # whatever the seed and the company
+        moved += found.action != greedy.action
+        drawn = policy(reuse=reuse).read([observed])[0].propose(3, 1.0, seed=4)
+        assert brief(reading.propose(3, 1.0, seed=4)) == brief(drawn)  # what is sampled is left alone
+    assert moved
+    first = policy(reuse=reuse, click_reading="consensus", likeliest=True).read(OBSERVATIONS[:1])[0]
+    assert brief(first.propose(4, 1.0, seed=4))[0] == brief(readings[0].propose())[0]
+
+
+def test_where_most_clicks_are():
+    near = [Click(100, 50), Click(104, 52), Click(98, 49)]
+    assert agreed([Click(10, 10), *near, Click(300, 90), Click(290, 10)], (100, 400)) in (1, 2, 3)
+    assert agreed([Click(10, 10), Click(390, 90)], (100, 400)) == 0  # neither has more: the greedy one, which is first
+    assert agreed([Click(7, 7)], (100, 400)) == 0
+    # Of equal distances in px, the one along the longer side is the nearer by shares.
+    assert agreed([Click(200, 20), Click(200, 50), Click(230, 50)], (100, 400)) in (1, 2)
 
 
 def test_readings_of_several_reads_and_policies_propose_in_one_batch():
@@ -328,7 +357,14 @@ def test_expressions():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"color": "mauve"}, {"alpha": 0}, {"attempts": 0}, {"max_new_tokens": 5}, {"iou_reading": "loud"}],
+    [
+        {"color": "mauve"},
+        {"alpha": 0},
+        {"attempts": 0},
+        {"max_new_tokens": 5},
+        {"iou_reading": "loud"},
+        {"click_reading": "loud"},
+    ],
 )
 def test_impossible_settings(settings):
     with pytest.raises(SegAgentError):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from segagent._torchvision import mend
-from segagent.checkpoint import CONFIG, AgentConfig, find_checkpoint, load_its_segmenter, read_config
+from segagent.checkpoint import CONFIG, MODEL_SETTINGS, AgentConfig, find_checkpoint, load_its_segmenter, read_config
 from segagent.errors import CheckpointError, DataError, MissingDependencyError
 from train.command import as_command
 from train.examples import Fits, alone, as_examples, count_skipped, load_trajectories
@@ -231,8 +231,8 @@ def save(model: Any, processor: Any, config: AgentConfig, segmenter: Any, out: P
     from segagent.agent import SegAgent
     from segagent.mllm import MLLMPolicy
 
-    names = ("color", "alpha", "max_new_tokens", "attempts", "iou_reading")
-    policy = MLLMPolicy(model.eval(), processor, config.grammar, **{name: getattr(config, name) for name in names})
+    settings = {name: getattr(config, name) for name in MODEL_SETTINGS}
+    policy = MLLMPolicy(model.eval(), processor, config.grammar, **settings)
     agent = SegAgent(policy, segmenter, config)
     agent.save_pretrained(out)
     print(f"{out}: trained")

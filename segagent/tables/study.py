@@ -103,12 +103,14 @@ class Study:
     strategy: str = "greedy"
     judge: str = "own"
     iou_reading: str | None = None
+    click_reading: str | None = None
     verifier: str | None = None
     combine: str = "mean"
     out: Path | None = None
 
     def setup(self, policy: str | None, **changes: Any) -> Setup:
-        own = {} if policy in BASELINES else {n: getattr(self, n) for n in ("iou_reading", "verifier", "combine")}
+        names = () if policy in BASELINES else ("iou_reading", "click_reading", "verifier", "combine")
+        own = {name: getattr(self, name) for name in names}
         return replace(Setup(policy, self.segmenter, self.steps, seed=self.seed, **own), **changes)
 
     def search(self, policy: str | None, candidates: int) -> Setup:
@@ -150,6 +152,7 @@ class Study:
             "convention": self.convention,
             "segmenter": self.segmenter or ", ".join(sorted(self._segmenters())),
             **({"iou_reading": self.iou_reading} if self.iou_reading else {}),
+            **({"click_reading": self.click_reading} if self.click_reading else {}),
             **({"verifier": f"{self.verifier} ({self.combine})"} if self.verifier else {}),
             "seed": self.seed,
             "machine": machine(),
