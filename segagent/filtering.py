@@ -28,6 +28,7 @@ from segagent.filter_report import Scores, write_report
 from segagent.ledger import Ledger, machine
 from segagent.policy import Observation, Policy
 from segagent.runs import recolored, said
+from segagent.settings import READINGS
 from segagent.types import Sample, State
 
 
@@ -178,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="place (the category, told apart by place; default), category, or a field of the annotations, e.g. caption",
     )  # fmt: skip
     parser.add_argument(
-        "--iou-reading", choices=("greedy", "expected"), help="of predicted IoUs, instead of the checkpoint's"
+        "--iou-reading", choices=READINGS["iou_reading"], help="of predicted IoUs, instead of the checkpoint's"
     )
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="annotations read at once (16)")
     parser.add_argument("--strict", action="store_true", help="stop at the first annotation that cannot be scored")

@@ -33,6 +33,7 @@ from segagent.policy import Policy
 from segagent.rollout import rollout_many
 from segagent.runs import recolored, said
 from segagent.segmenters.base import Holding
+from segagent.settings import READINGS
 from segagent.types import Sample, Trajectory
 
 _NAMED = 20  # faults that report.md names; report.json names all
@@ -244,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--one-object", action="store_true", help="all objects of a mask with a palette are one")
     parser.add_argument(
-        "--iou-reading", choices=("greedy", "expected"), help="of predicted IoUs, instead of the checkpoint's"
+        "--iou-reading", choices=READINGS["iou_reading"], help="of predicted IoUs, instead of the checkpoint's"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the results go; the same again resumes")
     for name, kind, default, text in (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from segagent.errors import SegAgentError
 from segagent.masks import OVERLAY_COLORS
 
+READINGS = {"iou_reading": ("greedy", "expected"), "click_reading": ("greedy", "consensus")}
 OPENING_LIMIT = 24  # tokens of what an answer says of the IoU, at most
 
 
@@ -33,7 +34,6 @@ class Settings:
                 f"attempts is a count from 1 and max_new_tokens one above {OPENING_LIMIT}; "
                 f"got {self.attempts} and {self.max_new_tokens}."
             )
-        if self.iou_reading not in ("greedy", "expected"):
-            raise SegAgentError(f"Unknown iou_reading {self.iou_reading!r}: use greedy or expected.")
-        if self.click_reading not in ("greedy", "consensus"):
-            raise SegAgentError(f"Unknown click_reading {self.click_reading!r}: use greedy or consensus.")
+        for name, known in READINGS.items():
+            if getattr(self, name) not in known:
+                raise SegAgentError(f"Unknown {name} {getattr(self, name)!r}: use {' or '.join(known)}.")

@@ -26,6 +26,7 @@ from typing import Any
 from segagent._torchvision import mend
 from segagent.checkpoint import CONFIG, MODEL_SETTINGS, AgentConfig, find_checkpoint, load_its_segmenter, read_config
 from segagent.errors import CheckpointError, DataError, MissingDependencyError
+from segagent.settings import READINGS
 from train.command import as_command
 from train.examples import Fits, alone, as_examples, count_skipped, load_trajectories
 from train.resuming import last_checkpoint, remember, train
@@ -54,6 +55,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--color", help="of the mask painted on; by default the model's own, or green")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--segmenter", help="which one the checkpoint is to click with; by default the model's own")
+    parser.add_argument(
+        "--iou-reading", choices=READINGS["iou_reading"], help="of the checkpoint; its training is the same"
+    )
+    parser.add_argument("--click-reading", choices=READINGS["click_reading"], help="likewise")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--steps", type=int, default=-1, help="batches, instead of --epochs")
     parser.add_argument("--batch", type=int, default=16, help="examples of a device at a time")
@@ -110,8 +115,8 @@ def configured(args: argparse.Namespace, folder: Path) -> AgentConfig:
     """How the model is to speak and see: as it did before, where it has a segagent.json, but for what was asked otherwise."""
     config = read_config(folder) if (folder / CONFIG).exists() else AgentConfig()
     grammar = config.grammar if args.prompt is None else replace(config.grammar, prompt=args.prompt)
-    given = {name: getattr(args, name) for name in ("color", "alpha", "segmenter") if getattr(args, name) is not None}
-    return replace(config, grammar=grammar, **given)
+    given = {name: getattr(args, name) for name in ("color", "alpha", "segmenter", *READINGS)}
+    return replace(config, grammar=grammar, **{name: value for name, value in given.items() if value is not None})
 
 
 def trainer_config(args: argparse.Namespace, model_type: str):
