@@ -125,11 +125,25 @@ def test_lora_saves_an_adapter_is_tuned_on_and_merged(data, tmp_path):
 
 def test_the_models_own_way_of_speaking_is_kept(data, tmp_path):
     base = checkpoint(tmp_path)
-    how = ("--prompt", "Segment {expression}", "--alpha", "0.3", "--color", "red", "--click-reading", "consensus")
+    how = (
+        "--prompt",
+        "Segment {expression}",
+        "--alpha",
+        "0.3",
+        "--color",
+        "red",
+        "--click-reading",
+        "consensus",
+        "--likeliest",
+    )
     out = tune(base, data, tmp_path / "one", *how)
     then = SegAgent.from_pretrained(tune(out, data, tmp_path / "two", steps=1)).policy
     assert (then.grammar.prompt, then.settings.color, then.settings.alpha) == ("Segment {expression}", "red", 0.3)
-    assert (then.settings.click_reading, then.settings.iou_reading) == ("consensus", "greedy")
+    assert (then.settings.click_reading, then.settings.iou_reading, then.settings.likeliest) == (
+        "consensus",
+        "greedy",
+        True,
+    )
 
 
 def test_the_papers_preset():

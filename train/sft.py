@@ -59,6 +59,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--iou-reading", choices=READINGS["iou_reading"], help="of the checkpoint; its training is the same"
     )
     parser.add_argument("--click-reading", choices=READINGS["click_reading"], help="likewise")
+    parser.add_argument(
+        "--likeliest",
+        action="store_true",
+        default=None,
+        help="the first of several candidates is not sampled; likewise",
+    )
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--steps", type=int, default=-1, help="batches, instead of --epochs")
     parser.add_argument("--batch", type=int, default=16, help="examples of a device at a time")
@@ -115,7 +121,7 @@ def configured(args: argparse.Namespace, folder: Path) -> AgentConfig:
     """How the model is to speak and see: as it did before, where it has a segagent.json, but for what was asked otherwise."""
     config = read_config(folder) if (folder / CONFIG).exists() else AgentConfig()
     grammar = config.grammar if args.prompt is None else replace(config.grammar, prompt=args.prompt)
-    given = {name: getattr(args, name) for name in ("color", "alpha", "segmenter", *READINGS)}
+    given = {name: getattr(args, name) for name in ("color", "alpha", "segmenter", "likeliest", *READINGS)}
     return replace(config, grammar=grammar, **{name: value for name, value in given.items() if value is not None})
 
 
