@@ -19,7 +19,7 @@ python -m train.generate --out "$OUT/trajectories" --samples "$TRAJECTORIES" --s
 python -m train.generate --decisions --out "$OUT/decisions" --samples "$((5 * TRAJECTORIES))" --size 192 --seed 1 \
     --absent 0.06 --initial 0.55 0.15 0.15 0.15 --shard "$((4 * SHARD))" --workers "$WORKERS"
 
-tune=(--prompt "{expression}" --freeze-vision --batch "$BATCH" --weight-decay 0.05 --steps "$STEPS" --click-reading consensus --likeliest)
+tune=(--prompt "{expression}" --freeze-vision --batch "$BATCH" --weight-decay 0.05 --steps "$STEPS" --likeliest)
 [ -e "$OUT/sft/segagent.json" ] || python -m train.sft --model "$OUT/vision" --out "$OUT/sft" --rate 5e-4 --data "$OUT/trajectories" "$OUT/decisions" "${tune[@]}"
 
 star() { # METHOD: rounds of StaR+, and of StaR with as many batches to compare with
