@@ -17,9 +17,9 @@ from segagent.adapters import ADAPTER
 from segagent.downloads import snapshot
 from segagent.errors import CheckpointError, SegAgentError, SegmenterError
 from segagent.grammar import Grammar
-from segagent.masks import OVERLAY_COLORS
 from segagent.search.strategies import Plateau, check_count, make_strategy
 from segagent.segmenters import Segmenter, load_segmenter
+from segagent.settings import READINGS, Settings
 
 CONFIG = "segagent.json"
 VERSION = 1
@@ -45,33 +45,33 @@ class AgentConfig:
     temperature: float = 0.0  # of sampled clicks; 0 takes the likeliest, or 1 where there are several candidates
     max_new_tokens: int = 48  # of one answer
     attempts: int = 4  # how often an answer is sampled until it is of the grammar
-    iou_reading: str = "greedy"  # or "expected"; see settings.Settings, which knows what these four may be
+    iou_reading: str = "greedy"  # or "expected"; see settings.Settings, which checks these
     click_reading: str = "greedy"  # or "consensus"
     strategy: str = "greedy"  # one of search.STRATEGIES
     width: int = 3  # of the strategy "beam"
     patience: int = 0  # a run ends when the best predicted IoU rose by less than `gain` in so many steps; 0: never
     gain: float = 0.01
-    likeliest: bool = False  # whether the first of several candidates is the likeliest answer, the others being sampled
+    likeliest: bool = (
+        False  # whether the first of several candidates is that of temperature 0, the others being sampled
+    )
 
     def __post_init__(self) -> None:
         check_run(self)
-        if self.color not in OVERLAY_COLORS:
-            raise CheckpointError(f"The overlay's color is one of {', '.join(OVERLAY_COLORS)}; got {self.color!r}.")
-        if not _number(self.alpha) or not 0 < self.alpha <= 1:
-            raise CheckpointError(f"The overlay's alpha is over 0 and at most 1; got {self.alpha!r}.")
+        if not _number(self.alpha):
+            raise CheckpointError(f"alpha is a number; got {self.alpha!r}.")
         if not isinstance(self.likeliest, bool):
             raise CheckpointError(f"likeliest is true or false; got {self.likeliest!r}.")
-        for name, kind in (
-            ("max_new_tokens", int),
-            ("attempts", int),
-            ("iou_reading", str),
-            ("click_reading", str),
-            ("segmenter", str),
-        ):
+        kinds = dict.fromkeys(("max_new_tokens", "attempts"), int)
+        kinds |= dict.fromkeys(("color", "segmenter", *READINGS), str)
+        for name, kind in kinds.items():
             if type(getattr(self, name)) is not kind or not getattr(self, name):
                 raise CheckpointError(
                     f"{name} is a {'whole number' if kind is int else 'name'}; got {getattr(self, name)!r}."
                 )
+        try:
+            Settings(**{name: getattr(self, name) for name in MODEL_SETTINGS})
+        except SegAgentError as error:
+            raise CheckpointError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         return {

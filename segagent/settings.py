@@ -26,7 +26,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.color not in OVERLAY_COLORS:
-            raise SegAgentError(f"Unknown overlay colour {self.color!r}: use {', '.join(OVERLAY_COLORS)}.")
+            raise SegAgentError(f"Unknown overlay color {self.color!r}: use {', '.join(OVERLAY_COLORS)}.")
         if not 0 < self.alpha <= 1:
             raise SegAgentError(f"The overlay's alpha lies in (0, 1]; got {self.alpha}.")
         if self.attempts < 1 or self.max_new_tokens <= OPENING_LIMIT:
