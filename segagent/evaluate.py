@@ -272,8 +272,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=("own", "truth"),
         help="truth: the true IoU in place of the predicted one, a perfect PRM",
     )
-    parser.add_argument("--iou-reading", choices=READINGS["iou_reading"], help="instead of the checkpoint's")
-    parser.add_argument("--click-reading", choices=READINGS["click_reading"], help="instead of the checkpoint's")
+    for name, choices in READINGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", choices=choices, help="instead of the checkpoint's")
     parser.add_argument("--verifier", help="a vision-language model for a second opinion on each mask")
     parser.add_argument("--combine", default="mean", choices=sorted(COMBINE), help="the two opinions (mean)")
     parser.add_argument("--batch", type=int, default=16, help="samples rolled out in lock step (16)")

@@ -13,6 +13,7 @@ from segagent.ledger import code_of, fingerprint
 from segagent.masks import to_rle
 from segagent.policy import Policy
 from segagent.search.tree import Tree
+from segagent.settings import READINGS
 from segagent.types import Action, Box, Click, Trajectory
 
 BASELINES = ("simulated", "random", "center")
@@ -66,7 +67,7 @@ class Setup:
         from segagent.agent import SegAgent
 
         agent = SegAgent.from_pretrained(self.policy, segmenter=self.segmenter)
-        readings = {"iou_reading": self.iou_reading, "click_reading": self.click_reading}
+        readings = {name: getattr(self, name) for name in READINGS}
         policy = recolored(agent.policy, color=self.color, **readings)
         if self.verifier is not None:
             from segagent.verifier import Verifier

@@ -19,6 +19,7 @@ from segagent.ledger import fingerprint, machine
 from segagent.metrics import RESMetrics
 from segagent.players import Player, records_of, runs_of
 from segagent.runs import BASELINES, Run, Setup
+from segagent.settings import READINGS
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Study:
     out: Path | None = None
 
     def setup(self, policy: str | None, **changes: Any) -> Setup:
-        names = () if policy in BASELINES else ("iou_reading", "click_reading", "verifier", "combine")
+        names = () if policy in BASELINES else (*READINGS, "verifier", "combine")
         own = {name: getattr(self, name) for name in names}
         return replace(Setup(policy, self.segmenter, self.steps, seed=self.seed, **own), **changes)
 
@@ -151,8 +152,7 @@ class Study:
             "steps": self.steps,
             "convention": self.convention,
             "segmenter": self.segmenter or ", ".join(sorted(self._segmenters())),
-            **({"iou_reading": self.iou_reading} if self.iou_reading else {}),
-            **({"click_reading": self.click_reading} if self.click_reading else {}),
+            **{name: getattr(self, name) for name in READINGS if getattr(self, name)},
             **({"verifier": f"{self.verifier} ({self.combine})"} if self.verifier else {}),
             "seed": self.seed,
             "machine": machine(),
